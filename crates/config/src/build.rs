@@ -1,0 +1,215 @@
+//! From a document to a configuration: every key is looked up and its value read, the auth_file is taken in, and what the
+//! dialect implies is filled in. Contradictions between values are `check`'s business.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::check;
+use crate::document::{Document, Entry, Place, Report, Section, entry_path};
+use crate::files::{Files, read_near};
+use crate::kinds::Raw;
+use crate::model::{Config, Database, EntryKey, User};
+use crate::nearest::nearest;
+use crate::pgbouncer::{self, Verdict};
+use crate::problem::{ProblemKind, Problems, Warning, WarningKind};
+use crate::settings::{Dialect, SETTINGS, Settings, setting};
+use crate::userlist;
+use crate::{DATABASE_KEYS, USER_KEYS};
+
+/// Where each key was given, by its full name such as `databases.app.port`.
+pub(crate) type Places = BTreeMap<String, Place>;
+
+/// Reads a document into a configuration and checks it.
+pub(crate) fn build(
+    document: Document,
+    dialect: Dialect,
+    files: &dyn Files,
+    report: Report,
+) -> Result<(Config, Vec<Warning>), Problems> {
+    let mut builder = Builder { dialect, report, places: Places::new() };
+    let settings = builder.settings(document.settings);
+    let mut databases = builder.sections("databases", document.databases, DATABASE_KEYS, pgbouncer::database_key);
+    let mut users = builder.sections("users", document.users, USER_KEYS, pgbouncer::user_key);
+    if let Some(path) = &settings.auth_file {
+        builder.auth_file(path, files, &mut users);
+    }
+    builder.hosts(&settings, &mut databases);
+    let source = Some(builder.report.main().to_path_buf());
+    let config = Config { settings, databases, users, source };
+    if !builder.report.is_incomplete() {
+        check::run(&config, &builder.places, &mut builder.report);
+    }
+    let warnings = builder.report.finish()?;
+    Ok((config, warnings))
+}
+
+struct Builder {
+    dialect: Dialect,
+    report: Report,
+    places: Places,
+}
+
+impl Builder {
+    fn settings(&mut self, entries: Vec<Entry>) -> Settings {
+        let dialect = self.dialect;
+        let mut settings = Settings::defaults(dialect);
+        for entry in &entries {
+            if !self.is_first(&entry.key, &entry.place) {
+                continue;
+            }
+            let Some(setting) = setting(&entry.key) else {
+                self.foreign(entry, &entry.key, pgbouncer::setting, || unknown_setting(&entry.key, dialect));
+                continue;
+            };
+            if let Err(wrong) = setting.read(&mut settings, &entry.value) {
+                self.report.problem(&entry.place, &entry.key, ProblemKind::of(wrong, &entry.value, false));
+            }
+        }
+        settings
+    }
+
+    /// Notes where a key stands. `false` if it is a repetition to be left out, which is reported: in one file that is a
+    /// mistake; an included file may override, or be overridden.
+    fn is_first(&mut self, key: &str, place: &Place) -> bool {
+        let Some(first) = self.places.insert(key.to_string(), place.clone()) else {
+            return true;
+        };
+        if first.file == place.file {
+            self.report.problem(place, key, ProblemKind::Duplicate { first: first.line });
+            return false;
+        }
+        let kind = WarningKind::Overridden { first: first.file.to_path_buf(), line: first.line };
+        self.report.warning(place, key, kind);
+        true
+    }
+
+    /// A key that is not ours: PgBouncer's, perhaps.
+    fn foreign(
+        &mut self,
+        entry: &Entry,
+        key: &str,
+        verdict: impl Fn(&str, &str) -> Option<Verdict>,
+        unknown: impl Fn() -> ProblemKind,
+    ) {
+        let text = match &entry.value {
+            Raw::Text(text) | Raw::Quoted(text) => text.as_str(),
+            _ => "other",
+        };
+        match (verdict(&entry.key, text), self.dialect) {
+            (None, _) => self.report.problem(&entry.place, key, unknown()),
+            (Some(Verdict::Refused(instead)), _) => {
+                self.report.problem(&entry.place, key, ProblemKind::Unsupported(instead));
+            }
+            (Some(_), Dialect::Toml) => {
+                let instead = "PgBouncer's setting is not supported yet; remove it";
+                self.report.problem(&entry.place, key, ProblemKind::Unsupported(instead));
+            }
+            (Some(Verdict::Dropped), Dialect::Ini) => {
+                self.report.warning(&entry.place, key, WarningKind::NotSupported);
+            }
+            (Some(Verdict::Agreed), Dialect::Ini) => {}
+        }
+    }
+
+    fn sections<T: Default>(
+        &mut self,
+        parent: &str,
+        sections: Vec<Section>,
+        keys: &'static [EntryKey<T>],
+        verdict: impl Fn(&str, &str) -> Option<Verdict>,
+    ) -> BTreeMap<String, T> {
+        let mut all = BTreeMap::new();
+        for section in sections {
+            let path = entry_path(parent, &section.name);
+            if self.is_first(&path, &section.place) {
+                self.places.retain(|key, _| !key.starts_with(&format!("{path}.")));
+                all.insert(section.name, self.entries(&path, &section.entries, keys, &verdict));
+            }
+        }
+        all
+    }
+
+    fn entries<T: Default>(
+        &mut self,
+        path: &str,
+        entries: &[Entry],
+        keys: &'static [EntryKey<T>],
+        verdict: &impl Fn(&str, &str) -> Option<Verdict>,
+    ) -> T {
+        let mut value = T::default();
+        for entry in entries {
+            // PgBouncer's older name for it.
+            let alias = self.dialect == Dialect::Ini && entry.key == "reserve_pool";
+            let name = if alias { "reserve_pool_size" } else { entry.key.as_str() };
+            let full = format!("{path}.{name}");
+            if !self.is_first(&full, &entry.place) {
+                continue;
+            }
+            let Some(key) = keys.iter().find(|k| k.key == name) else {
+                let allowed = || keys.iter().map(|k| k.key).collect();
+                self.foreign(entry, &full, verdict, || ProblemKind::unknown_among(name, allowed()));
+                continue;
+            };
+            if let Err(wrong) = (key.read)(&mut value, &entry.value) {
+                self.report.problem(&entry.place, &full, ProblemKind::of(wrong, &entry.value, key.secret));
+            }
+        }
+        value
+    }
+
+    fn auth_file(&mut self, path: &Path, files: &dyn Files, users: &mut BTreeMap<String, User>) {
+        let named = self.places.get("auth_file").cloned();
+        let named = named.unwrap_or(Place { file: self.report.main(), line: 1 });
+        match read_near(files, path, &named.file) {
+            Ok((path, text)) => self.user_list(path, &text, users),
+            Err(e) => self.unreadable(&named, path, &e),
+        }
+    }
+
+    fn unreadable(&mut self, place: &Place, path: &Path, error: &io::Error) {
+        let key = format!("auth_file {}", path.display());
+        self.report.problem(place, &key, ProblemKind::Unreadable(error.kind()));
+    }
+
+    fn user_list(&mut self, path: PathBuf, text: &str, users: &mut BTreeMap<String, User>) {
+        let file = path.into();
+        for (line, user) in userlist::parse(text) {
+            let place = Place { file: std::rc::Rc::clone(&file), line };
+            let (name, secret) = match user {
+                Ok(user) => user,
+                Err(syntax) => {
+                    self.report.problem(&place, "", ProblemKind::Syntax(syntax));
+                    continue;
+                }
+            };
+            let key = entry_path("users", &name) + ".password";
+            if self.is_first(&key, &place) {
+                users.entry(name).or_default().password = Some(secret);
+            }
+        }
+    }
+
+    /// Fills in the hosts left out.
+    fn hosts(&mut self, settings: &Settings, databases: &mut BTreeMap<String, Database>) {
+        let host = match self.dialect {
+            Dialect::Toml => Some("127.0.0.1".to_string()),
+            Dialect::Ini => settings.unix_socket_dir.as_ref().map(|dir| dir.display().to_string()),
+        };
+        for (name, database) in databases {
+            if database.host.is_none() && !self.report.blames(&(entry_path("databases", name) + ".host")) {
+                database.host.clone_from(&host);
+            }
+        }
+    }
+}
+
+fn unknown_setting(key: &str, dialect: Dialect) -> ProblemKind {
+    match dialect {
+        Dialect::Toml => ProblemKind::unknown_setting(key),
+        Dialect::Ini => {
+            let keys = SETTINGS.iter().map(|s| s.key).chain(pgbouncer::keys());
+            ProblemKind::UnknownKey { nearest: nearest(key, keys), allowed: Vec::new() }
+        }
+    }
+}

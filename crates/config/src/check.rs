@@ -1,0 +1,167 @@
+//! Contradictions between values that are each fine on their own, and combinations the operator should know of.
+
+use std::net::IpAddr;
+
+use crate::build::Places;
+use crate::document::{Report, entry_path};
+use crate::model::{AuthType, Config, FALLBACK, RESERVED_DATABASES};
+use crate::problem::{Conflict, Problem, ProblemKind, Problems, Warning, WarningKind};
+
+impl Config {
+    /// Checks a configuration that was changed after it was read, or made without a file.
+    ///
+    /// # Errors
+    /// Every contradiction, without line numbers.
+    pub fn check(&self) -> Result<Vec<Warning>, Problems> {
+        let mut report = Report::new(self.source.as_deref().unwrap_or("".as_ref()));
+        run(self, &Places::new(), &mut report);
+        report.finish()
+    }
+}
+
+/// Whether a listen address can be reached from this machine only: a loopback address, `localhost`, a directory.
+pub(crate) fn is_local(address: &str) -> bool {
+    let bare = address.strip_prefix('[').and_then(|a| a.split_once(']')).map_or(address, |(host, _)| host);
+    let host = if bare.matches(':').count() == 1 { bare.split(':').next().unwrap_or(bare) } else { bare };
+    host == "localhost" || host.starts_with('/') || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Runs every check.
+pub(crate) fn run(config: &Config, places: &Places, report: &mut Report) {
+    let mut check = Check { config, places, report };
+    check.listeners();
+    check.databases();
+    check.pool_sizes();
+    check.thresholds();
+    check.users();
+}
+
+struct Check<'a> {
+    config: &'a Config,
+    places: &'a Places,
+    report: &'a mut Report,
+}
+
+impl Check<'_> {
+    /// `key` may be absent from the file: then the problem names the file only.
+    fn conflict(&mut self, key: &str, conflict: Conflict) {
+        let kind = ProblemKind::Conflict(conflict);
+        match self.places.get(key) {
+            Some(place) => self.report.problem(place, key, kind),
+            None => {
+                let file = self.config.source.clone();
+                self.report.add(Problem { file, line: None, key: key.to_string(), kind });
+            }
+        }
+    }
+
+    fn warn(&mut self, key: &str, kind: WarningKind) {
+        match self.places.get(key) {
+            Some(place) => self.report.warning(place, key, kind),
+            None => {
+                let file = self.config.source.clone();
+                self.report.add_warning(Warning { file, line: None, key: key.to_string(), kind });
+            }
+        }
+    }
+
+    fn listeners(&mut self) {
+        let settings = &self.config.settings;
+        if settings.listen_addr.is_empty() && settings.unix_socket_dir.is_none() {
+            self.conflict("listen_addr", Conflict::NoListener);
+        }
+        for address in &settings.listen_addr {
+            if let Err(kind) = crate::listen::listener(address, settings.listen_port) {
+                self.problem("listen_addr", kind);
+            } else if settings.auth_type == AuthType::Trust && !is_local(address) {
+                self.warn("auth_type", WarningKind::TrustOnNetwork(address.clone()));
+            }
+        }
+    }
+
+    fn problem(&mut self, key: &str, kind: ProblemKind) {
+        let place = self.places.get(key);
+        let file = place.map(|p| p.file.to_path_buf()).or_else(|| self.config.source.clone());
+        self.report.add(Problem { file, line: place.map(|p| p.line), key: key.to_string(), kind });
+    }
+
+    fn databases(&mut self) {
+        if self.config.databases.is_empty() && !self.report.blames("databases") {
+            self.conflict("databases", Conflict::NoDatabases);
+        }
+        for (name, database) in &self.config.databases {
+            let path = entry_path("databases", name);
+            if RESERVED_DATABASES.contains(&name.as_str()) {
+                self.conflict(&path, Conflict::ReservedName);
+            }
+            if database.host.is_none() && !self.report.blames(&format!("{path}.host")) {
+                self.conflict(&path, Conflict::NoHost);
+            }
+            if self.config.settings.auth_type == AuthType::Any && database.user.is_none() {
+                self.conflict(&path, Conflict::NeedsForcedUser);
+            }
+            if database.password.is_some() && database.user.is_none() {
+                self.warn(&format!("{path}.password"), WarningKind::PasswordWithoutUser);
+            }
+        }
+    }
+
+    fn pool_sizes(&mut self) {
+        let settings = &self.config.settings;
+        let (min, size) = (settings.min_pool_size, settings.default_pool_size);
+        self.pool_size("min_pool_size", ["min_pool_size", "default_pool_size"], min, size);
+        for (name, database) in &self.config.databases {
+            let path = entry_path("databases", name);
+            let (own_min, own_size) = (format!("{path}.min_pool_size"), format!("{path}.pool_size"));
+            // The key to blame is one that the entry itself gives.
+            let (key, keys) = match (database.min_pool_size, database.pool_size) {
+                (None, None) => continue,
+                (Some(_), None) => (&own_min, [own_min.as_str(), "default_pool_size"]),
+                (None, Some(_)) => (&own_size, ["min_pool_size", own_size.as_str()]),
+                (Some(_), Some(_)) => (&own_min, [own_min.as_str(), own_size.as_str()]),
+            };
+            self.pool_size(key, keys, database.min_pool_size.unwrap_or(min), database.pool_size.unwrap_or(size));
+        }
+    }
+
+    /// `min` above `size`, unless the size is unlimited or one of the two keys is wrong anyway.
+    fn pool_size(&mut self, key: &str, keys: [&str; 2], min: u32, size: u32) {
+        if size != 0 && min > size && !keys.iter().any(|k| self.report.blames(k)) {
+            self.conflict(key, Conflict::PoolSizes { min, size });
+        }
+    }
+
+    fn thresholds(&mut self) {
+        let settings = &self.config.settings;
+        let known = !self.report.blames("budget_warning") && !self.report.blames("budget_critical");
+        if known && settings.budget_warning > settings.budget_critical {
+            self.conflict("budget_warning", Conflict::WarningAboveCritical);
+        }
+    }
+
+    fn users(&mut self) {
+        let config = self.config;
+        let (settings, users) = (&config.settings, &config.users);
+        if settings.auth_type == AuthType::Any {
+            return;
+        }
+        if users.is_empty() {
+            return self.warn("users", WarningKind::NoUsers);
+        }
+        for (key, names) in [("admin_users", &settings.admin_users), ("stats_users", &settings.stats_users)] {
+            for name in names.iter().filter(|name| !users.contains_key(*name)) {
+                self.warn(key, WarningKind::UnknownConsoleUser(name.clone()));
+            }
+        }
+        if settings.auth_type == AuthType::ScramSha256 {
+            for (name, _) in users.iter().filter(|(_, u)| u.password.as_ref().is_some_and(|p| p.is_md5())) {
+                self.warn(&(entry_path("users", name) + ".password"), WarningKind::Md5SecretForScram);
+            }
+        }
+    }
+}
+
+/// Whether a name may be a database in the configuration.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    name == FALLBACK || RESERVED_DATABASES.contains(&name)
+}

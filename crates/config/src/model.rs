@@ -1,0 +1,302 @@
+//! What a configuration is once it is read: settings, databases, users, and which of them wins. It does not read files
+//! and does not know which dialect it came from.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::kinds::{Count, Host, Kind, Maybe, Port, Raw, Seconds, Text, Wrong};
+use crate::secret::Secret;
+use crate::settings::{Dialect, SettingRow, Settings};
+
+/// The name of the fallback entry in [`Config::databases`].
+pub const FALLBACK: &str = "*";
+
+/// Names of the console's own databases, which no entry may take.
+pub const RESERVED_DATABASES: &[&str] = &["pgbouncer", "pgsluice"];
+
+/// When a server goes back to its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    /// When the client leaves.
+    Session,
+    /// At the end of the transaction.
+    Transaction,
+    /// After every statement; transactions of several statements are refused.
+    Statement,
+}
+
+/// How clients prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthType {
+    /// No proof, and the name is not looked up: every database needs a forced user.
+    Any,
+    /// No proof, but the user must be known.
+    Trust,
+    /// The password in clear text.
+    Plain,
+    /// MD5 challenge; SCRAM for a user whose secret is a SCRAM secret.
+    Md5,
+    /// SCRAM-SHA-256.
+    ScramSha256,
+}
+
+/// One validated configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The scalar settings.
+    pub settings: Settings,
+    /// Databases by the name clients ask for; the key [`FALLBACK`] serves all other names.
+    pub databases: BTreeMap<String, Database>,
+    /// Users by name, those of the auth_file included.
+    pub users: BTreeMap<String, User>,
+    /// The file it was read from.
+    pub source: Option<PathBuf>,
+}
+
+/// A key of a `[databases]` or `[users]` entry.
+pub struct EntryKey<T> {
+    /// The key, the same in both dialects.
+    pub key: &'static str,
+    /// Its meaning, a line each.
+    pub doc: &'static [&'static str],
+    /// Whether its value must not appear in messages.
+    pub secret: bool,
+    pub(crate) read: fn(&mut T, &Raw) -> Result<(), Wrong>,
+}
+
+/// `name: type as kind = default;` for the entries of databases and users; without a default the type's own.
+macro_rules! entry {
+    (
+        $(#[doc = $entry_doc:literal])+ $entry:ident $keys:ident
+        { $( $(#[doc = $doc:literal])+ $name:ident: $ty:ty as $kind:ty = $default:expr; )+ }
+    ) => {
+        $(#[doc = $entry_doc])+
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $entry { $( $(#[doc = $doc])+ pub $name: $ty, )+ }
+
+        #[doc = concat!("Every key of a [`", stringify!($entry), "`] entry.")]
+        pub static $keys: &[EntryKey<$entry>] = &[ $( EntryKey {
+            key: stringify!($name),
+            doc: &[$($doc),+],
+            secret: <$kind>::SECRET,
+            read: |entry, raw| <$kind>::read(raw).map(|value| entry.$name = value),
+        }, )+ ];
+
+        impl Default for $entry {
+            fn default() -> Self {
+                Self { $( $name: $default, )+ }
+            }
+        }
+    };
+}
+
+entry! {
+    /// Where a database is, and its own limits. `None`: the setting of the same name applies.
+    Database DATABASE_KEYS {
+        /// Name, address, or directory of a Unix socket (begins with `/`). Filled in when a file is read: 127.0.0.1 in
+        /// TOML, in an ini file PgBouncer's rule, the directory unix_socket_dir.
+        host: Option<String> as Maybe<Host> = None;
+        /// TCP port, or the number in the Unix socket's name.
+        port: u16 as Port<1> = 5432;
+        /// The database's name on the server; none: the name the client asked for.
+        dbname: Option<String> as Maybe<Text> = None;
+        /// Forced user: every client of this entry uses it on the server.
+        user: Option<String> as Maybe<Text> = None;
+        /// The forced user's password on the server.
+        password: Option<Secret> as Maybe<Secret> = None;
+        /// Pool mode; a user's own wins.
+        pool_mode: Option<PoolMode> as Maybe<PoolMode> = None;
+        /// Servers per pool; a user's own wins.
+        pool_size: Option<u32> as Maybe<Count> = None;
+        /// Servers kept open per pool.
+        min_pool_size: Option<u32> as Maybe<Count> = None;
+        /// Further servers for a pool whose clients wait; a user's own wins.
+        reserve_pool_size: Option<u32> as Maybe<Count> = None;
+        /// Servers over all pools of this entry.
+        max_db_connections: Option<u32> as Maybe<Count> = None;
+        /// Age at which an unused server is closed.
+        server_lifetime: Option<Duration> as Maybe<Seconds> = None;
+        /// How long a client may wait for a server; a user's own wins.
+        query_wait_timeout: Option<Duration> as Maybe<Seconds> = None;
+        /// Run on every new server after its login.
+        connect_query: Option<String> as Maybe<Text> = None;
+        /// Sent in the server's startup message.
+        client_encoding: Option<String> as Maybe<Text> = None;
+        /// Sent in the server's startup message.
+        datestyle: Option<String> as Maybe<Text> = None;
+        /// Sent in the server's startup message.
+        timezone: Option<String> as Maybe<Text> = None;
+        /// Sent in the server's startup message.
+        application_name: Option<String> as Maybe<Text> = None;
+    }
+}
+
+entry! {
+    /// A user's secret and own limits. `None`: the database's value or the setting of the same name applies.
+    User USER_KEYS {
+        /// The secret that clients of this name are checked against, and that servers are opened with if it is plain.
+        password: Option<Secret> as Maybe<Secret> = None;
+        /// Pool mode; wins over the database's.
+        pool_mode: Option<PoolMode> as Maybe<PoolMode> = None;
+        /// Servers per pool of this user; wins over the database's.
+        pool_size: Option<u32> as Maybe<Count> = None;
+        /// Further servers for a pool whose clients wait; wins over the database's.
+        reserve_pool_size: Option<u32> as Maybe<Count> = None;
+        /// Servers of this user over all databases.
+        max_user_connections: Option<u32> as Maybe<Count> = None;
+        /// How long a query may run.
+        query_timeout: Option<Duration> as Maybe<Seconds> = None;
+        /// How long a client may wait for a server; wins over the database's.
+        query_wait_timeout: Option<Duration> as Maybe<Seconds> = None;
+        /// How long a client may be idle inside a transaction.
+        idle_transaction_timeout: Option<Duration> as Maybe<Seconds> = None;
+        /// How long a transaction may take.
+        transaction_timeout: Option<Duration> as Maybe<Seconds> = None;
+        /// How long a client may be idle.
+        client_idle_timeout: Option<Duration> as Maybe<Seconds> = None;
+    }
+}
+
+impl PoolMode {
+    /// Every name, as written in files.
+    pub const NAMES: &'static [&'static str] = &["session", "transaction", "statement"];
+
+    /// The name, as written in files.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+/// The text names no pool mode or authentication type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownName;
+
+impl FromStr for PoolMode {
+    type Err = UnknownName;
+
+    /// Case does not matter, as in PgBouncer.
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let all = [Self::Session, Self::Transaction, Self::Statement];
+        all.into_iter().find(|m| m.as_str().eq_ignore_ascii_case(text)).ok_or(UnknownName)
+    }
+}
+
+impl AuthType {
+    /// Every name, as written in files.
+    pub const NAMES: &'static [&'static str] = &["any", "trust", "plain", "md5", "scram-sha-256"];
+
+    /// The name, as written in files.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for AuthType {
+    type Err = UnknownName;
+
+    /// Case does not matter, as in PgBouncer.
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let all = [Self::Any, Self::Trust, Self::Plain, Self::Md5, Self::ScramSha256];
+        all.into_iter().find(|a| a.as_str().eq_ignore_ascii_case(text)).ok_or(UnknownName)
+    }
+}
+
+/// Which value wins, as in PgBouncer. `database` is the name the client asked for. `user` is the pool's user (the forced
+/// one if there is one), except for `query_wait_timeout` and `client_idle_timeout`, where it is the user who logged in.
+impl Config {
+    /// The entry that serves a database name, and whether it is the fallback.
+    pub fn database(&self, name: &str) -> Option<(&Database, bool)> {
+        match self.databases.get(name) {
+            Some(database) => Some((database, name == FALLBACK)),
+            None => self.databases.get(FALLBACK).map(|database| (database, true)),
+        }
+    }
+
+    /// The rows of `SHOW CONFIG`, with the defaults of the dialect this configuration was written in.
+    pub fn rows(&self) -> Vec<SettingRow> {
+        let dialect = self.source.as_deref().map_or(Dialect::Toml, Dialect::of);
+        self.settings.rows_in(dialect)
+    }
+
+    /// When a server of this pool goes back.
+    pub fn pool_mode(&self, database: &str, user: &str) -> PoolMode {
+        self.winner(database, user, |u| u.pool_mode, |d| d.pool_mode).unwrap_or(self.settings.pool_mode)
+    }
+
+    /// Servers in this pool at most; 0: no limit of its own.
+    pub fn pool_size(&self, database: &str, user: &str) -> u32 {
+        self.winner(database, user, |u| u.pool_size, |d| d.pool_size).unwrap_or(self.settings.default_pool_size)
+    }
+
+    /// Servers a pool of this database keeps open.
+    pub fn min_pool_size(&self, database: &str) -> u32 {
+        self.of_database(database, |d| d.min_pool_size).unwrap_or(self.settings.min_pool_size)
+    }
+
+    /// Further servers for this pool when its clients wait.
+    pub fn reserve_pool_size(&self, database: &str, user: &str) -> u32 {
+        let own = self.winner(database, user, |u| u.reserve_pool_size, |d| d.reserve_pool_size);
+        own.unwrap_or(self.settings.reserve_pool_size)
+    }
+
+    /// Servers over all pools of this database; 0: no limit.
+    pub fn max_db_connections(&self, database: &str) -> u32 {
+        self.of_database(database, |d| d.max_db_connections).unwrap_or(self.settings.max_db_connections)
+    }
+
+    /// Servers of this user over all databases; 0: no limit.
+    pub fn max_user_connections(&self, user: &str) -> u32 {
+        self.of_user(user, |u| u.max_user_connections).unwrap_or(self.settings.max_user_connections)
+    }
+
+    /// Age at which an unused server of this database is closed; zero: used once.
+    pub fn server_lifetime(&self, database: &str) -> Duration {
+        self.of_database(database, |d| d.server_lifetime).unwrap_or(self.settings.server_lifetime)
+    }
+
+    /// How long a client may wait for a server; zero: no limit.
+    pub fn query_wait_timeout(&self, database: &str, user: &str) -> Duration {
+        let own = self.winner(database, user, |u| u.query_wait_timeout, |d| d.query_wait_timeout);
+        own.unwrap_or(self.settings.query_wait_timeout)
+    }
+
+    /// How long a query may run; zero: no limit.
+    pub fn query_timeout(&self, user: &str) -> Duration {
+        self.of_user(user, |u| u.query_timeout).unwrap_or(self.settings.query_timeout)
+    }
+
+    /// How long a client may be idle inside a transaction; zero: no limit.
+    pub fn idle_transaction_timeout(&self, user: &str) -> Duration {
+        self.of_user(user, |u| u.idle_transaction_timeout).unwrap_or(self.settings.idle_transaction_timeout)
+    }
+
+    /// How long a transaction may take; zero: no limit.
+    pub fn transaction_timeout(&self, user: &str) -> Duration {
+        self.of_user(user, |u| u.transaction_timeout).unwrap_or(self.settings.transaction_timeout)
+    }
+
+    /// How long a client may be idle; zero: no limit.
+    pub fn client_idle_timeout(&self, user: &str) -> Duration {
+        self.of_user(user, |u| u.client_idle_timeout).unwrap_or(self.settings.client_idle_timeout)
+    }
+
+    fn of_user<T>(&self, user: &str, pick: impl Fn(&User) -> Option<T>) -> Option<T> {
+        self.users.get(user).and_then(pick)
+    }
+
+    fn of_database<T>(&self, database: &str, pick: impl Fn(&Database) -> Option<T>) -> Option<T> {
+        self.database(database).and_then(|(entry, _)| pick(entry))
+    }
+
+    fn winner<T>(
+        &self,
+        database: &str,
+        user: &str,
+        from_user: impl Fn(&User) -> Option<T>,
+        from_database: impl Fn(&Database) -> Option<T>,
+    ) -> Option<T> {
+        self.of_user(user, from_user).or_else(|| self.of_database(database, from_database))
+    }
+}

@@ -1,0 +1,159 @@
+//! PgBouncer's keys that pgsluice does not have yet, and what becomes of a file that sets them: most are dropped with a
+//! warning; one that asks for protection we could not give is refused, so that a file never yields less than it asks for.
+
+/// What becomes of a key of PgBouncer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The value says what pgsluice does anyway.
+    Agreed,
+    /// Dropped with a warning.
+    Dropped,
+    /// Refused: what to do instead.
+    Refused(&'static str),
+}
+
+const NO_TLS: &str = "TLS is not supported yet, and this file asks for it; set disable (or allow, prefer), or keep \
+                      pgsluice on the same host as what it talks to";
+const NO_AUTH_QUERY: &str = "looking users up in the database is not supported yet; list them in auth_file and remove \
+                             this key";
+const NO_EXEC_BAN: &str = "refusing simple queries is not supported, and this file asks for it; remove this key";
+const NO_SETUID: &str = "pgsluice does not change its user; start it as that user and remove this key";
+
+/// What becomes of a key of `[pgbouncer]`; `None` if PgBouncer does not know it either.
+pub(crate) fn setting(key: &str, value: &str) -> Option<Verdict> {
+    let value = value.to_ascii_lowercase();
+    Some(match key {
+        "client_tls_sslmode" | "server_tls_sslmode" => match value.as_str() {
+            "disable" => Verdict::Agreed,
+            "allow" | "prefer" => Verdict::Dropped,
+            _ => Verdict::Refused(NO_TLS),
+        },
+        "auth_user" | "auth_query" => unless_empty(&value, NO_AUTH_QUERY),
+        "user" => unless_empty(&value, NO_SETUID),
+        "disable_pqexec" => unless_empty(&value, NO_EXEC_BAN),
+        _ if !DROPPED.contains(&key) => return None,
+        _ if is_off(&value) => Verdict::Agreed,
+        _ => Verdict::Dropped,
+    })
+}
+
+/// What becomes of a key of a `[databases]` entry.
+pub(crate) fn database_key(key: &str, value: &str) -> Option<Verdict> {
+    match key {
+        "auth_user" | "auth_query" => Some(unless_empty(value, NO_AUTH_QUERY)),
+        "auth_dbname" | "load_balance_hosts" | "max_db_client_connections" => Some(dropped_unless_off(value)),
+        _ => None,
+    }
+}
+
+/// What becomes of a key of a `[users]` entry.
+pub(crate) fn user_key(key: &str, value: &str) -> Option<Verdict> {
+    (key == "max_user_client_connections").then(|| dropped_unless_off(value))
+}
+
+/// Every key of `[pgbouncer]` that pgsluice does not have, for suggestions.
+pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
+    REFUSED.iter().chain(DROPPED).copied()
+}
+
+/// Keys whose value decides whether the file is refused.
+const REFUSED: &[&str] =
+    &["auth_query", "auth_user", "client_tls_sslmode", "disable_pqexec", "server_tls_sslmode", "user"];
+
+/// Every key of `[pgbouncer]` that is dropped with a warning.
+const DROPPED: &[&str] = &[
+    "application_name_add_host",
+    "auth_dbname",
+    "auth_hba_file",
+    "auth_ident_file",
+    "auth_ldap_options",
+    "autodb_idle_timeout",
+    "client_tls13_ciphers",
+    "client_tls_ca_file",
+    "client_tls_cert_file",
+    "client_tls_ciphers",
+    "client_tls_dheparams",
+    "client_tls_ecdhcurve",
+    "client_tls_key_file",
+    "client_tls_protocols",
+    "conffile",
+    "dns_max_ttl",
+    "dns_nxdomain_ttl",
+    "dns_zone_check_period",
+    "job_name",
+    "login_notify_message",
+    "max_db_client_connections",
+    "max_packet_size",
+    "max_user_client_connections",
+    "peer_id",
+    "pkt_buf",
+    "pool_idle_timeout",
+    "resolv_conf",
+    "sbuf_loopcnt",
+    "server_check_delay",
+    "server_check_query",
+    "server_fast_close",
+    "server_reset_query_always",
+    "server_tls13_ciphers",
+    "server_tls_ca_file",
+    "server_tls_cert_file",
+    "server_tls_ciphers",
+    "server_tls_key_file",
+    "server_tls_protocols",
+    "service_name",
+    "so_reuseport",
+    "suspend_timeout",
+    "syslog",
+    "syslog_facility",
+    "syslog_ident",
+    "tcp_defer_accept",
+    "tcp_keepcnt",
+    "tcp_keepidle",
+    "tcp_keepintvl",
+    "tcp_socket_buffer",
+    "tcp_user_timeout",
+    "track_extra_parameters",
+    "unix_socket_group",
+];
+
+fn is_off(value: &str) -> bool {
+    matches!(value, "" | "0")
+}
+
+fn unless_empty(value: &str, instead: &'static str) -> Verdict {
+    if is_off(value) { Verdict::Agreed } else { Verdict::Refused(instead) }
+}
+
+fn dropped_unless_off(value: &str) -> Verdict {
+    if is_off(value) { Verdict::Agreed } else { Verdict::Dropped }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protection_asked_for_is_refused() {
+        for key in ["client_tls_sslmode", "server_tls_sslmode"] {
+            for strict in ["require", "verify-ca", "VERIFY-FULL", "nonsense", ""] {
+                assert!(matches!(setting(key, strict), Some(Verdict::Refused(_))), "{key}={strict}");
+            }
+            assert_eq!(setting(key, "prefer"), Some(Verdict::Dropped));
+            assert_eq!(setting(key, "disable"), Some(Verdict::Agreed));
+        }
+        assert!(matches!(setting("auth_user", "pgbouncer"), Some(Verdict::Refused(_))));
+        assert!(matches!(setting("disable_pqexec", "1"), Some(Verdict::Refused(_))));
+        assert!(matches!(setting("user", "postgres"), Some(Verdict::Refused(_))));
+        assert_eq!(setting("so_reuseport", "1"), Some(Verdict::Dropped));
+        assert_eq!(setting("so_reuseport", "0"), Some(Verdict::Agreed));
+        assert_eq!(setting("so_reuse_port", "0"), None);
+    }
+
+    #[test]
+    fn the_lists_are_of_keys_that_are_not_ours_and_have_a_verdict() {
+        for key in keys() {
+            assert!(crate::settings::setting(key).is_none(), "{key}");
+            assert_eq!(matches!(setting(key, "require"), Some(Verdict::Refused(_))), REFUSED.contains(&key), "{key}");
+        }
+    }
+}

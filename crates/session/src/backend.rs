@@ -1,0 +1,330 @@
+//! What a server sends, matched against what it owes.
+
+use std::sync::Arc;
+
+use pgsluice_wire::{
+    BackendWriter, CommandComplete, HEAD_LEN, Head, ParameterStatus, Report, TxStatus, field, ready_status, sqlstate,
+    tag::backend,
+};
+
+use crate::frontend::Session;
+use crate::ledger::Owed;
+use crate::plan::Plan;
+use crate::server::{Residue, Rest, Server};
+use crate::settings::is_settable;
+use crate::{Ctx, Violation};
+
+/// Longest ParameterStatus or CommandComplete that is believed, in bytes.
+const VIEW_MAX: usize = 1 << 20;
+/// Longest ErrorResponse that is looked into, in bytes; longer ones pass unread.
+const REPORT_VIEW_MAX: usize = 1 << 16;
+
+impl Server {
+    /// Reads what the server sent; `session` is its client's, if it has one. Returns the bytes consumed: what is left is
+    /// the beginning of a message that has to be read whole.
+    pub(crate) fn handle_input(
+        &mut self,
+        mut session: Option<&mut Session>,
+        input: &[u8],
+        ctx: &mut Ctx<'_>,
+    ) -> Result<usize, Violation> {
+        let mut at = self.take_rest(input, ctx.plan);
+        self.settle(ctx.plan);
+        while let Some(head) = Head::read(&input[at..])? {
+            if !matches!(head.tag, backend::DATA_ROW | backend::COPY_DATA) {
+                let Some(body) = self.view(head, &input[at..])? else { break };
+                if self.handle_message(session.as_deref_mut(), head, body, ctx)? {
+                    at = self.pass(at, head, true, input.len(), ctx.plan);
+                } else {
+                    at = self.pass(at, head, false, input.len(), ctx.plan);
+                }
+                self.settle(ctx.plan);
+                continue;
+            }
+            let Some(front) = self.ledger.front() else { return Err(self.not_owed(head.tag)) };
+            let shown = session.is_some() && !front.is_hidden();
+            at = self.pass(at, head, shown, input.len(), ctx.plan);
+        }
+        Ok(at)
+    }
+
+    fn not_owed(&self, tag: u8) -> Violation {
+        Violation::NotOwed { tag, owed: self.ledger.len() }
+    }
+
+    fn take_rest(&mut self, input: &[u8], plan: &mut Plan) -> usize {
+        let n = self.rest.left.min(input.len());
+        if self.rest.shown {
+            plan.forward(0..n);
+        }
+        self.rest.left -= n;
+        n
+    }
+
+    /// The message at `at` goes to the client, or nowhere; returns where the next one begins.
+    fn pass(&mut self, at: usize, head: Head, shown: bool, len: usize, plan: &mut Plan) -> usize {
+        let end = at + head.total();
+        let stop = end.min(len);
+        if shown {
+            plan.forward(at..stop);
+        }
+        self.rest = Rest { left: end - stop, shown };
+        stop
+    }
+
+    /// The body as far as it has to be read: `None` while it is incomplete, empty for messages that pass unread.
+    fn view<'a>(&self, head: Head, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Violation> {
+        let whole = match head.tag {
+            backend::COMMAND_COMPLETE | backend::READY_FOR_QUERY | backend::PARAMETER_STATUS => {
+                if head.total() > VIEW_MAX {
+                    return Err(Violation::TooLong { message: "CommandComplete or ParameterStatus", max: VIEW_MAX });
+                }
+                true
+            }
+            backend::ERROR_RESPONSE => head.total() <= REPORT_VIEW_MAX,
+            _ => false,
+        };
+        Ok(if whole { bytes.get(HEAD_LEN..head.total()) } else { Some(&[]) })
+    }
+
+    /// Takes note of one message. Is it for the client?
+    fn handle_message(
+        &mut self,
+        session: Option<&mut Session>,
+        head: Head,
+        body: &[u8],
+        ctx: &mut Ctx<'_>,
+    ) -> Result<bool, Violation> {
+        let linked = session.is_some();
+        match head.tag {
+            backend::READY_FOR_QUERY => self.handle_ready(linked, body, ctx),
+            backend::COMMAND_COMPLETE => {
+                let tag = CommandComplete::read(body)?.tag;
+                self.handle_command_tag(session, tag);
+                self.end_execute(head.tag).map(|shown| shown && linked)
+            }
+            backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
+                self.end_execute(head.tag).map(|shown| shown && linked)
+            }
+            backend::ERROR_RESPONSE => Ok(self.handle_error(session, body, ctx)),
+            backend::PARAMETER_STATUS => Ok(self.handle_parameter(session, ParameterStatus::read(body)?)),
+            backend::NOTICE_RESPONSE => Ok(linked && self.ledger.front().is_none_or(|owed| !owed.is_hidden())),
+            backend::NOTIFICATION_RESPONSE => Ok(linked),
+            _ => self.handle_answer(head.tag).map(|shown| shown && linked),
+        }
+    }
+
+    /// Messages that answer an entry of their own kind.
+    fn handle_answer(&mut self, tag: u8) -> Result<bool, Violation> {
+        let Some(front) = self.ledger.front() else { return Err(self.not_owed(tag)) };
+        let shown = !front.is_hidden();
+        let (owed, ends) = match tag {
+            backend::PARSE_COMPLETE => {
+                let fits = matches!(
+                    front,
+                    Owed::Parse { .. } | Owed::ParseUnnamed | Owed::ParseTaken { .. } | Owed::HiddenParse(_)
+                );
+                (fits, true)
+            }
+            backend::BIND_COMPLETE => (matches!(front, Owed::Bind(_) | Owed::HiddenBind), true),
+            backend::CLOSE_COMPLETE => (matches!(front, Owed::Close | Owed::HiddenClose(_)), true),
+            backend::PARAMETER_DESCRIPTION => (matches!(front, Owed::DescribeStatement(_)), false),
+            backend::NO_DATA => (matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal), true),
+            backend::ROW_DESCRIPTION => (true, matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal)),
+            backend::COPY_IN_RESPONSE => {
+                self.copying_in = self.ledger.begin_copy_in();
+                (true, false)
+            }
+            backend::COPY_OUT_RESPONSE | backend::COPY_DONE => (true, false),
+            backend::FUNCTION_CALL_RESPONSE => (matches!(front, Owed::FunctionCall), false),
+            _ => (false, false),
+        };
+        if !owed {
+            return Err(self.not_owed(tag));
+        }
+        if ends && let Some(Owed::ParseTaken { .. }) = self.ledger.pop() {
+            // PostgreSQL took a name it was to refuse: what this server has prepared is not what we think.
+            self.set_close_needed();
+        }
+        Ok(shown)
+    }
+
+    /// CommandComplete and its like end an Execute, and are one of several in a Query.
+    fn end_execute(&mut self, tag: u8) -> Result<bool, Violation> {
+        match self.ledger.front() {
+            Some(Owed::Execute | Owed::HiddenExecute) => Ok(!self.ledger.pop().is_some_and(|owed| owed.is_hidden())),
+            Some(owed) if owed.is_whole_cycle() => Ok(!owed.is_hidden()),
+            _ => Err(self.not_owed(tag)),
+        }
+    }
+
+    fn handle_ready(&mut self, linked: bool, body: &[u8], ctx: &mut Ctx<'_>) -> Result<bool, Violation> {
+        let status = ready_status(body)?;
+        if !self.ledger.front().is_some_and(Owed::ends_with_ready) {
+            return Err(self.not_owed(backend::READY_FOR_QUERY));
+        }
+        let hidden = self.ledger.pop().is_some_and(|owed| owed.is_hidden());
+        self.hidden_cycles -= usize::from(hidden);
+        self.tx = status;
+        self.discarded = false;
+        self.copying_in = false;
+        self.ready = self.ledger.is_empty();
+        if !hidden {
+            ctx.counters.queries += 1;
+            ctx.counters.xacts += u64::from(status == TxStatus::Idle);
+        }
+        Ok(linked && !hidden)
+    }
+
+    /// A changed parameter: the client's own doing if one is linked, otherwise the server's.
+    fn handle_parameter(&mut self, session: Option<&mut Session>, report: ParameterStatus<'_>) -> bool {
+        let (Ok(name), Ok(value)) = (std::str::from_utf8(report.name), std::str::from_utf8(report.value)) else {
+            self.residue.settings = true;
+            return session.is_some();
+        };
+        self.params.set(name, value);
+        let Some(session) = session else { return false };
+        if self.ledger.front().is_some_and(Owed::is_hidden) {
+            return false;
+        }
+        if self.discarded {
+            // DISCARD ALL put the server's defaults back; the client's own are replayed before its next message.
+            return false;
+        }
+        if is_settable(name) {
+            session.settings = Arc::new(session.settings.with(name, value));
+            self.settings = session.settings.clone();
+        }
+        true
+    }
+
+    /// What a command tag says about the state of the server's session.
+    fn handle_command_tag(&mut self, session: Option<&mut Session>, tag: &[u8]) {
+        let ours = self.ledger.front().is_some_and(Owed::is_hidden);
+        match tag {
+            b"SET" | b"RESET" if !ours => self.residue.settings = true,
+            b"DECLARE CURSOR" if !ours => self.residue.cursors = true,
+            b"LISTEN" => self.residue.channels = true,
+            b"PREPARE" => self.residue.statements = true,
+            b"LOAD" => self.set_close_needed(),
+            b"DEALLOCATE ALL" | b"DISCARD ALL" => {
+                self.prepared.clear();
+                let discarded = tag == b"DISCARD ALL";
+                if let Some(session) = session
+                    && !ours
+                {
+                    session.forget_statements(discarded);
+                }
+                if discarded {
+                    self.discarded = true;
+                    self.residue = Residue::default();
+                    self.settings = Arc::default();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An error: FATAL ones are kept for when the server is gone. Is it for the client?
+    fn handle_error(&mut self, mut session: Option<&mut Session>, body: &[u8], ctx: &mut Ctx<'_>) -> bool {
+        let report = Report::read(body).ok();
+        if report.is_some_and(|r| r.is_fatal()) {
+            self.last_words = Some(body.into());
+            return false;
+        }
+        self.copying_in = false;
+        let Some(front) = self.ledger.front() else { return session.is_some() };
+        let mut shown = session.is_some();
+        match front {
+            Owed::Bind(Some(id)) | Owed::DescribeStatement(Some(id)) => {
+                let id = *id;
+                match report.map(|r| r.sqlstate()) {
+                    Some(code) if code == sqlstate::FEATURE_NOT_SUPPORTED.as_bytes() => self.prepared.spoil(id),
+                    Some(code) if code == sqlstate::INVALID_STATEMENT_NAME.as_bytes() => self.prepared.remove(id),
+                    _ => {}
+                }
+            }
+            Owed::ParseTaken { name, .. } => {
+                if let Some(report) =
+                    report.filter(|r| r.sqlstate() == sqlstate::DUPLICATE_PREPARED_STATEMENT.as_bytes())
+                {
+                    write_taken(report, name, ctx.plan);
+                    shown = false;
+                }
+            }
+            // A cancel that came late may hit a command of ours; it hit nobody else.
+            Owed::HiddenQuery
+                if session.is_none() && report.is_some_and(|r| r.sqlstate() == sqlstate::QUERY_CANCELED.as_bytes()) =>
+            {
+                self.retry_cleaning();
+                shown = false;
+            }
+            owed if owed.is_hidden() && (session.is_none() || self.hidden_cycles > 0) => {
+                self.own_error = Some(body.into());
+                shown = false;
+            }
+            _ => {}
+        }
+        for dropped in self.ledger.fail() {
+            self.undo(dropped, session.as_deref_mut());
+        }
+        shown
+    }
+
+    /// A cleaning command did not run: all of it is due again.
+    fn retry_cleaning(&mut self) {
+        self.residue.settings = true;
+        self.residue.cursors = true;
+        self.residue.channels = true;
+    }
+
+    /// A message the server did not act on had no effect on what we know, either.
+    fn undo(&mut self, owed: Owed, session: Option<&mut Session>) {
+        match &owed {
+            Owed::Parse { statement, .. } | Owed::HiddenParse(Some(statement)) => self.prepared.remove(statement.id()),
+            Owed::HiddenClose(statement) => {
+                self.prepared.insert(statement.clone());
+                self.prepared.spoil(statement.id());
+            }
+            _ => {}
+        }
+        if let Some(session) = session {
+            session.undo(owed);
+        }
+    }
+
+    /// Answers of our own whose turn has come.
+    pub(crate) fn settle(&mut self, plan: &mut Plan) {
+        while let Some(answer) = self.own_answer() {
+            plan.insert(|out| BackendWriter(out).bare(answer));
+        }
+    }
+
+    /// The same for answers that come due while we read the client.
+    pub(crate) fn settle_reply(&mut self, plan: &mut Plan) {
+        while let Some(answer) = self.own_answer() {
+            BackendWriter(&mut plan.reply).bare(answer);
+        }
+    }
+
+    fn own_answer(&mut self) -> Option<u8> {
+        if self.rest.left > 0 {
+            return None;
+        }
+        let answer = match self.ledger.front()? {
+            Owed::OwnParseComplete { .. } => backend::PARSE_COMPLETE,
+            Owed::OwnCloseComplete { .. } => backend::CLOSE_COMPLETE,
+            _ => return None,
+        };
+        self.ledger.pop();
+        Some(answer)
+    }
+}
+
+/// The error PostgreSQL gave for our name of the statement, told with the client's.
+fn write_taken(report: Report<'_>, name: &[u8], plan: &mut Plan) {
+    let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
+    let fields =
+        report.fields().map(|(code, value)| (code, if code == field::MESSAGE { text.as_bytes() } else { value }));
+    plan.insert(|out| BackendWriter(out).error_fields(fields));
+}

@@ -1,0 +1,349 @@
+//! The exchange from a client's first byte to its identity proven: startup, requests for encryption, password.
+//!
+//! Which method a client has to pass is the caller's to say ([`ClientLogin::authenticate`]); parameters of the server and
+//! the key for cancel requests are sent by the caller afterwards.
+
+use std::sync::Arc;
+
+use pgsluice_auth::{MECHANISM, ScramServer, Secret, verify_md5, verify_plain};
+use pgsluice_wire::{
+    BackendWriter, HEAD_LEN, Head, Malformed, PROTOCOL_3_0, SaslInitial, Startup, StartupParams, tag::frontend,
+};
+
+use crate::error::{Refusal, Violation};
+use crate::settings::Settings;
+use crate::startup_options;
+
+/// Longest password message that is read, in bytes; PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`.
+const PASSWORD_MAX: usize = 65_535;
+/// SSLRequest and GSSENCRequest a client may send, each.
+const ENCRYPTION_REQUESTS_MAX: u32 = 2;
+
+/// Who the client says it is, and what it asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// User name.
+    pub user: String,
+    /// Database name; the user's if it named none.
+    pub database: String,
+    /// Settings of the startup message, `options` included.
+    pub settings: Arc<Settings>,
+}
+
+/// What a client has to prove.
+#[derive(Debug)]
+pub enum AuthMethod {
+    /// Nothing.
+    Trust,
+    /// The password itself; `None` for a user that does not exist.
+    Plain(Option<Secret>),
+    /// The MD5 of password, user and this salt; `None` for a user that does not exist.
+    Md5(Option<Secret>, [u8; 4]),
+    /// SCRAM-SHA-256.
+    Scram(Box<ScramServer>),
+}
+
+/// What the login wants.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LoginWant {
+    /// More bytes.
+    More,
+    /// To be told how this client is authenticated.
+    Method,
+    /// A cancel request was received; nothing is answered.
+    Cancel {
+        /// Process id.
+        pid: u32,
+        /// Secret.
+        secret: Box<[u8]>,
+    },
+    /// The identity is proven. The rest of the input is the session's.
+    Done,
+}
+
+#[derive(Debug)]
+enum State {
+    Startup,
+    Method,
+    Plain(Option<Secret>),
+    Md5(Option<Secret>, [u8; 4]),
+    ScramFirst(Box<ScramServer>),
+    ScramFinal(Box<ScramServer>),
+    Done,
+}
+
+/// A login under way.
+#[derive(Debug)]
+pub struct ClientLogin {
+    state: State,
+    encryption_requests: u32,
+    identity: Identity,
+}
+
+impl Default for ClientLogin {
+    fn default() -> Self {
+        Self { state: State::Startup, encryption_requests: 0, identity: Identity::default() }
+    }
+}
+
+impl ClientLogin {
+    /// Who it is; meaningful from [`LoginWant::Method`] on.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Reads from the client; answers are appended to `out`. Returns the bytes consumed, and what is next.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to send before the connection is closed.
+    pub fn handle(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(usize, LoginWant), Refusal> {
+        let mut at = 0;
+        loop {
+            let rest = &input[at..];
+            let want = match self.state {
+                State::Startup => {
+                    match Startup::read(rest).map_err(|e| Refusal::BadStartupParameter(e.to_string().into()))? {
+                        None => LoginWant::More,
+                        Some((message, len)) => {
+                            at += len;
+                            match self.handle_startup(message, &input[at..], out)? {
+                                Some(want) => want,
+                                None => continue,
+                            }
+                        }
+                    }
+                }
+                State::Method => LoginWant::Method,
+                State::Done => LoginWant::Done,
+                _ => match password_message(rest)? {
+                    None => LoginWant::More,
+                    Some(body) => {
+                        at += HEAD_LEN + body.len();
+                        self.handle_password(body, out)?;
+                        continue;
+                    }
+                },
+            };
+            return Ok((at, want));
+        }
+    }
+
+    /// Answers [`LoginWant::Method`].
+    pub fn authenticate(&mut self, method: AuthMethod, out: &mut Vec<u8>) {
+        let mut writer = BackendWriter(out);
+        self.state = match method {
+            AuthMethod::Trust => {
+                writer.auth_ok();
+                State::Done
+            }
+            AuthMethod::Plain(secret) => {
+                writer.auth_cleartext();
+                State::Plain(secret)
+            }
+            AuthMethod::Md5(secret, salt) => {
+                writer.auth_md5(salt);
+                State::Md5(secret, salt)
+            }
+            AuthMethod::Scram(server) => {
+                writer.auth_sasl(&[MECHANISM]);
+                State::ScramFirst(server)
+            }
+        };
+    }
+
+    fn handle_startup(
+        &mut self,
+        message: Startup<'_>,
+        rest: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<LoginWant>, Refusal> {
+        match message {
+            Startup::SslRequest | Startup::GssencRequest => {
+                // Bytes that came along in the clear were meant to be read after encryption began (CVE-2021-23222).
+                self.encryption_requests += 1;
+                if !rest.is_empty() || self.encryption_requests > 2 * ENCRYPTION_REQUESTS_MAX {
+                    return Err(Malformed { message: "SSLRequest or GSSENCRequest" }).map_err(Violation::from)?;
+                }
+                out.push(b'N');
+                Ok(None)
+            }
+            Startup::Cancel { pid, secret } => Ok(Some(LoginWant::Cancel { pid, secret: secret.into() })),
+            Startup::Message { version, params } => {
+                negotiate(version, &params, out);
+                self.identity = read_identity(&params)?;
+                self.state = State::Method;
+                Ok(None)
+            }
+        }
+    }
+
+    fn handle_password(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let user = self.identity.user.clone();
+        let wrong = || Refusal::BadPassword(user.as_str().into());
+        let password = body.strip_suffix(&[0]).unwrap_or(body);
+        let state = std::mem::replace(&mut self.state, State::Done);
+        match state {
+            State::Plain(secret) => {
+                let good = secret.is_some_and(|s| verify_plain(&s, user.as_bytes(), password));
+                good.then_some(()).ok_or_else(wrong)?;
+            }
+            State::Md5(secret, salt) => {
+                let good = secret.is_some_and(|s| verify_md5(&s, user.as_bytes(), salt, password));
+                good.then_some(()).ok_or_else(wrong)?;
+            }
+            State::ScramFirst(mut server) => {
+                let initial = SaslInitial::read(body).map_err(Violation::from)?;
+                if initial.mechanism != MECHANISM.as_bytes() {
+                    return Err(Refusal::Violation(Malformed { message: "SASLInitialResponse" }.into()));
+                }
+                let reply = server.handle_client_first(initial.response).map_err(|_| wrong())?;
+                BackendWriter(out).auth_sasl_continue(&reply);
+                self.state = State::ScramFinal(server);
+                return Ok(());
+            }
+            State::ScramFinal(mut server) => {
+                let reply = server.handle_client_final(body).map_err(|_| wrong())?;
+                BackendWriter(out).auth_sasl_final(&reply);
+            }
+            State::Startup | State::Method | State::Done => {
+                unreachable!("only called in states that wait for a password")
+            }
+        }
+        BackendWriter(out).auth_ok();
+        Ok(())
+    }
+}
+
+/// The body of a password message at the front of `bytes`, once it is whole.
+fn password_message(bytes: &[u8]) -> Result<Option<&[u8]>, Violation> {
+    let Some(head) = Head::read(bytes)? else { return Ok(None) };
+    if head.tag != frontend::PASSWORD {
+        return Err(Violation::UnknownFrontend(head.tag));
+    }
+    if head.total() > PASSWORD_MAX {
+        return Err(Violation::TooLong { message: "password", max: PASSWORD_MAX });
+    }
+    Ok(bytes.get(HEAD_LEN..head.total()))
+}
+
+/// Says what we do not speak: minor versions over 0, and options of protocol extensions.
+fn negotiate(version: u32, params: &StartupParams<'_>, out: &mut Vec<u8>) {
+    let unknown: Vec<_> = params.iter().map(|(name, _)| name).filter(|name| name.starts_with(b"_pq_.")).collect();
+    if version > PROTOCOL_3_0 || !unknown.is_empty() {
+        BackendWriter(out).negotiate_version(0, &unknown);
+    }
+}
+
+fn read_identity(params: &StartupParams<'_>) -> Result<Identity, Refusal> {
+    let mut identity = Identity::default();
+    let mut settings = Settings::default();
+    for (name, value) in params.iter() {
+        let text = |bytes| {
+            std::str::from_utf8(bytes)
+                .map_err(|_| Refusal::BadStartupParameter("startup parameter is not UTF-8".into()))
+        };
+        let (name, value) = (text(name)?, text(value)?);
+        match name {
+            "user" => identity.user = value.into(),
+            "database" => identity.database = value.into(),
+            "replication" if matches!(value, "false" | "off" | "no" | "0") => {}
+            "replication" => return Err(Refusal::Unsupported("a replication connection".into())),
+            "options" => {
+                let pairs = startup_options::read(value).map_err(|argument| {
+                    Refusal::BadStartupParameter(format!("invalid command-line argument in options: {argument}").into())
+                })?;
+                settings = pairs.iter().fold(settings, |s, (name, value)| s.with(name, value));
+            }
+            _ if name.starts_with("_pq_.") => {}
+            _ => settings = settings.with(name, value),
+        }
+    }
+    if identity.user.is_empty() {
+        return Err(Refusal::NoUser);
+    }
+    if identity.database.is_empty() {
+        identity.database.clone_from(&identity.user);
+    }
+    identity.settings = Arc::new(settings);
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgsluice_wire::{FrontendWriter, GSSENC_CODE, PROTOCOL_3_2, SSL_CODE};
+
+    fn startup(params: &[(&str, &str)]) -> Vec<u8> {
+        let mut m = Vec::new();
+        FrontendWriter(&mut m).startup(PROTOCOL_3_2, params.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())));
+        m
+    }
+
+    fn request(code: u32) -> Vec<u8> {
+        [8u32.to_be_bytes(), code.to_be_bytes()].concat()
+    }
+
+    #[test]
+    fn encryption_is_declined_then_the_identity_is_read() {
+        let mut login = ClientLogin::default();
+        let mut out = Vec::new();
+        assert_eq!(login.handle(&request(SSL_CODE), &mut out), Ok((8, LoginWant::More)));
+        assert_eq!(login.handle(&request(GSSENC_CODE), &mut out), Ok((8, LoginWant::More)));
+        assert_eq!(out, b"NN");
+        out.clear();
+        let m = startup(&[("user", "bob"), ("TimeZone", "UTC"), ("options", "-c app.tenant=7")]);
+        assert_eq!(login.handle(&m, &mut out), Ok((m.len(), LoginWant::Method)));
+        assert_eq!(out[0], b'v', "3.2 is negotiated down");
+        let identity = login.identity();
+        assert_eq!((identity.user.as_str(), identity.database.as_str()), ("bob", "bob"));
+        assert_eq!(identity.settings.get("timezone"), Some("UTC"));
+        assert_eq!(identity.settings.get("app.tenant"), Some("7"));
+        login.authenticate(AuthMethod::Trust, &mut out);
+        assert_eq!(login.handle(b"Qrest", &mut out), Ok((0, LoginWant::Done)));
+    }
+
+    #[test]
+    fn bytes_behind_a_request_for_encryption_are_refused() {
+        let mut both = request(SSL_CODE);
+        both.extend(startup(&[("user", "bob")]));
+        assert!(matches!(ClientLogin::default().handle(&both, &mut Vec::new()), Err(Refusal::Violation(_))));
+    }
+
+    #[test]
+    fn no_user_no_session() {
+        let m = startup(&[("database", "x")]);
+        assert_eq!(ClientLogin::default().handle(&m, &mut Vec::new()), Err(Refusal::NoUser));
+    }
+
+    #[test]
+    fn passwords_are_checked_and_unknown_users_fail_alike() {
+        for (secret, sent, good) in [
+            (Some(Secret::parse("sesame")), "sesame", true),
+            (Some(Secret::parse("sesame")), "other", false),
+            (None, "sesame", false),
+        ] {
+            let mut login = ClientLogin::default();
+            let mut out = Vec::new();
+            login.handle(&startup(&[("user", "bob")]), &mut out).unwrap();
+            login.authenticate(AuthMethod::Plain(secret), &mut out);
+            let mut m = Vec::new();
+            FrontendWriter(&mut m).password(sent.as_bytes());
+            let result = login.handle(&m, &mut out);
+            if good {
+                assert_eq!(result, Ok((m.len(), LoginWant::Done)));
+            } else {
+                assert_eq!(result, Err(Refusal::BadPassword("bob".into())));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_password_is_read_while_one_is_due() {
+        let mut login = ClientLogin::default();
+        let mut out = Vec::new();
+        login.handle(&startup(&[("user", "bob")]), &mut out).unwrap();
+        login.authenticate(AuthMethod::Plain(None), &mut out);
+        assert!(matches!(login.handle(b"Q\0\0\0\x05\0", &mut out), Err(Refusal::Violation(_))));
+        assert!(matches!(login.handle(b"p\0\x02\0\0", &mut out), Err(Refusal::Violation(Violation::TooLong { .. }))));
+    }
+}

@@ -1,0 +1,202 @@
+//! What can go wrong, by blame: a [`Violation`] is a peer that broke the protocol, a [`Refusal`] is us saying no.
+
+use std::fmt;
+
+use pgsluice_wire::{BackendWriter, BadLength, Malformed, Report, Severity, field, sqlstate};
+
+/// A peer broke the protocol. Its connection cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// A length field that no message can have.
+    Length(BadLength),
+    /// A body that does not follow its format.
+    Malformed(Malformed),
+    /// A message type that a client cannot send here.
+    UnknownFrontend(u8),
+    /// A message that the server did not owe.
+    NotOwed {
+        /// Its type byte.
+        tag: u8,
+        /// Responses that were owed.
+        owed: usize,
+    },
+    /// A message that has to be read whole is too long for that.
+    TooLong {
+        /// The message's name.
+        message: &'static str,
+        /// The limit, in bytes.
+        max: usize,
+    },
+}
+
+impl From<BadLength> for Violation {
+    fn from(e: BadLength) -> Self {
+        Self::Length(e)
+    }
+}
+
+impl From<Malformed> for Violation {
+    fn from(e: Malformed) -> Self {
+        Self::Malformed(e)
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length(e) => e.fmt(f),
+            Self::Malformed(e) => e.fmt(f),
+            Self::UnknownFrontend(tag) => write!(f, "invalid frontend message type {tag}"),
+            Self::NotOwed { tag, owed } => {
+                write!(f, "server sent message type \"{}\" out of turn, with {owed} responses owed", tag.escape_ascii())
+            }
+            Self::TooLong { message, max } => write!(f, "{message} message is longer than {max} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// We said no. Severity is the caller's choice: a session that can go on gets an ERROR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// What PostgreSQL said when we logged in, passed on.
+    Server {
+        /// Its SQLSTATE.
+        sqlstate: Box<str>,
+        /// Its message.
+        message: Box<str>,
+    },
+    /// No server became free before `query_wait_timeout`.
+    WaitTimeout {
+        /// How long it waited, in seconds.
+        seconds: u64,
+    },
+    /// The query ran longer than `query_timeout`.
+    QueryTimeout,
+    /// The transaction ran longer than `transaction_timeout`.
+    TransactionTimeout,
+    /// Idle in a transaction for longer than `idle_transaction_timeout`.
+    IdleTransactionTimeout,
+    /// Idle for longer than `client_idle_timeout`.
+    ClientIdleTimeout,
+    /// Not logged in before `client_login_timeout`.
+    LoginTimeout,
+    /// The client's own cancel request reached it in the queue.
+    Canceled,
+    /// `max_client_conn` is reached.
+    TooManyClients {
+        /// The limit.
+        max: u32,
+    },
+    /// No such database in the configuration.
+    UnknownDatabase(Box<str>),
+    /// The password, or whatever else was to be proven, is wrong; or there is no such user.
+    BadPassword(Box<str>),
+    /// The startup message names no user.
+    NoUser,
+    /// The user may not log in to the console.
+    NotAdmin(Box<str>),
+    /// We are going down.
+    ShuttingDown,
+    /// An administrator closed it (KILL, KILL_CLIENT).
+    Killed,
+    /// The database is disabled (DISABLE).
+    Disabled(Box<str>),
+    /// The server was lost while it worked for the client.
+    ServerLost,
+    /// The server cannot be reached.
+    Unreachable(Box<str>),
+    /// Statement pooling, and the client opened a transaction block.
+    BlockInStatementPooling,
+    /// Something PostgreSQL can do and we cannot yet.
+    Unsupported(Box<str>),
+    /// A startup parameter that cannot be read.
+    BadStartupParameter(Box<str>),
+    /// The peer broke the protocol.
+    Violation(Violation),
+}
+
+impl From<Violation> for Refusal {
+    fn from(v: Violation) -> Self {
+        Self::Violation(v)
+    }
+}
+
+impl Refusal {
+    /// Passes on what PostgreSQL said.
+    pub fn from_report(report: Report<'_>) -> Self {
+        Self::Server {
+            sqlstate: String::from_utf8_lossy(report.sqlstate()).into(),
+            message: String::from_utf8_lossy(report.field(field::MESSAGE).unwrap_or(b"(no message)")).into(),
+        }
+    }
+
+    /// SQLSTATE, message and hint, in one place for all.
+    pub fn text(&self) -> (&str, String, &'static str) {
+        use Refusal::*;
+        match self {
+            Server { sqlstate, message } => (sqlstate, message.to_string(), ""),
+            WaitTimeout { seconds } => (
+                sqlstate::INSUFFICIENT_RESOURCES,
+                format!("query_wait_timeout: no server became free within {seconds} s"),
+                "The pool is busy: see SHOW POOLS and SHOW BUDGET on the admin console. The session goes on; try again.",
+            ),
+            QueryTimeout => (sqlstate::QUERY_CANCELED, "query_timeout".into(), ""),
+            TransactionTimeout => (sqlstate::TRANSACTION_TIMEOUT, "transaction timeout".into(), ""),
+            IdleTransactionTimeout => (sqlstate::IDLE_IN_TRANSACTION_TIMEOUT, "idle transaction timeout".into(), ""),
+            ClientIdleTimeout => (sqlstate::IDLE_SESSION_TIMEOUT, "client_idle_timeout".into(), ""),
+            LoginTimeout => (sqlstate::PROTOCOL_VIOLATION, "client_login_timeout".into(), ""),
+            Canceled => (sqlstate::QUERY_CANCELED, "canceling statement due to user request".into(), ""),
+            TooManyClients { max } => (
+                sqlstate::TOO_MANY_CONNECTIONS,
+                format!("no more connections allowed (max_client_conn = {max})"),
+                "Raise max_client_conn in the configuration of pgsluice.",
+            ),
+            UnknownDatabase(name) => (
+                sqlstate::INVALID_CATALOG_NAME,
+                format!("no such database: {name}"),
+                "Add it to [databases] in the configuration of pgsluice, or a fallback \"*\".",
+            ),
+            BadPassword(user) => {
+                (sqlstate::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""), "")
+            }
+            NoUser => {
+                (sqlstate::INVALID_AUTHORIZATION, "no PostgreSQL user name specified in startup packet".into(), "")
+            }
+            NotAdmin(user) => (
+                sqlstate::INSUFFICIENT_PRIVILEGE,
+                format!("user \"{user}\" may not use the console"),
+                "Name the user in admin_users or stats_users.",
+            ),
+            ShuttingDown => (sqlstate::ADMIN_SHUTDOWN, "terminating connection: pgsluice is shutting down".into(), ""),
+            Killed => (sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command".into(), ""),
+            Disabled(name) => {
+                (sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("database \"{name}\" is disabled"), "")
+            }
+            ServerLost => (sqlstate::CONNECTION_FAILURE, "server closed the connection unexpectedly".into(), ""),
+            Unreachable(why) => (sqlstate::UNABLE_TO_CONNECT, format!("cannot connect to PostgreSQL: {why}"), ""),
+            BlockInStatementPooling => {
+                (sqlstate::PROTOCOL_VIOLATION, "transaction blocks not allowed in statement pooling mode".into(), "")
+            }
+            Unsupported(what) => {
+                (sqlstate::FEATURE_NOT_SUPPORTED, format!("{what} is not supported by pgsluice yet"), "")
+            }
+            BadStartupParameter(why) => (sqlstate::INVALID_PARAMETER_VALUE, why.to_string(), ""),
+            Violation(v) => (sqlstate::PROTOCOL_VIOLATION, v.to_string(), ""),
+        }
+    }
+
+    /// Appends the ErrorResponse.
+    pub fn write(&self, severity: Severity, out: &mut Vec<u8>) {
+        let (code, message, hint) = self.text();
+        BackendWriter(out).report(severity, code, &message, "", hint);
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (code, message, _) = self.text();
+        write!(f, "{message} ({code})")
+    }
+}

@@ -1,0 +1,606 @@
+//! What a client sends after login, and where each span of it goes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use pgsluice_wire::{
+    BackendWriter, Bind, FrontendWriter, HEAD_LEN, Head, Parse, Severity, Target, TxStatus,
+    tag::{backend, frontend},
+};
+
+use crate::Ctx;
+use crate::error::{Refusal, Violation};
+use crate::ledger::Owed;
+use crate::server::Server;
+use crate::settings::{Replay, Settings, same};
+use crate::statement::{Names, Statement};
+
+/// Longest Parse of a named statement, in bytes: it is read whole, as its content is its identity.
+const PARSE_MAX: usize = 64 << 20;
+/// Longest pair of names in a Bind, and longest Describe or Close, in bytes.
+const NAMES_MAX: usize = 16 << 10;
+/// Longest unnamed statement that is kept for another server, in bytes.
+const UNNAMED_MAX: usize = 64 << 10;
+
+/// For how long a client keeps its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Until it leaves.
+    Session,
+    /// Until its transaction ends.
+    Transaction,
+    /// Until its statement ends; transaction blocks are refused.
+    Statement,
+}
+
+/// What the session wants before it can take more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// More bytes from the client.
+    More,
+    /// A server.
+    Checkout,
+    /// Progress on the server's side first.
+    Server,
+    /// To be closed: the client said Terminate.
+    Close,
+}
+
+/// How far [`Session::handle_client`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the input done with.
+    pub consumed: usize,
+    /// What is next.
+    pub want: Want,
+}
+
+/// What is left to do for a client whose server is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterLoss {
+    /// It got its errors and may go on, on another server.
+    GoOn,
+    /// It got a FATAL error: what its session had is lost.
+    Close,
+}
+
+/// What becomes of client messages while no server would see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Normal,
+    /// We refused a server: the message it was wanted for was answered, and is still to come.
+    SkipNext,
+    /// The error was sent; everything up to Sync gets no answer.
+    SkipToSync,
+}
+
+/// What becomes of the rest of a message whose front was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Forward,
+    /// Forward, and keep a copy: an unnamed statement.
+    Keep,
+    Discard,
+}
+
+/// The client's unnamed statement.
+#[derive(Debug, Default)]
+struct Unnamed {
+    /// Grows with each Parse.
+    generation: u64,
+    /// Empty when there is none, or when it was too long to keep.
+    content: Vec<u8>,
+}
+
+/// One client's session after login.
+#[derive(Debug)]
+pub struct Session {
+    id: u64,
+    pooling: Pooling,
+    /// Named statements are ours to place if this is over 0: statements per server.
+    max_prepared: usize,
+    flow: Flow,
+    rest: (usize, Fate),
+    names: Names,
+    unnamed: Unnamed,
+    pub(crate) settings: Arc<Settings>,
+    /// What DISCARD ALL returns to: the startup message's.
+    base: Arc<Settings>,
+}
+
+impl Session {
+    /// A session that has just logged in. `id` is unique in the process; `max_prepared` is `max_prepared_statements`,
+    /// 0 to pass named statements on as they are; `base` is what the startup message set.
+    pub fn new(id: u64, pooling: Pooling, max_prepared: usize, base: Arc<Settings>) -> Self {
+        let max_prepared = if pooling == Pooling::Session { 0 } else { max_prepared };
+        Self {
+            id,
+            pooling,
+            max_prepared,
+            flow: Flow::Normal,
+            rest: (0, Fate::Discard),
+            names: Names::default(),
+            unnamed: Unnamed::default(),
+            settings: base.clone(),
+            base,
+        }
+    }
+
+    /// The settings it lives under.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Named statements it has.
+    pub fn statement_count(&self) -> usize {
+        self.names.len()
+    }
+
+    /// How it is pooled.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
+    }
+
+    /// Has it sent a part of a message only?
+    pub fn is_mid_message(&self) -> bool {
+        self.rest.0 > 0 && self.rest.1 != Fate::Discard
+    }
+
+    /// May the server go back to the pool?
+    pub fn can_release(&self, server: &Server) -> bool {
+        self.pooling != Pooling::Session && server.is_quiet() && !self.is_mid_message()
+    }
+
+    /// Did the client open a transaction block where it may not?
+    pub fn breaks_statement_pooling(&self, server: &Server) -> bool {
+        self.pooling == Pooling::Statement && server.ready && server.tx != TxStatus::Idle
+    }
+
+    /// Appends what brings a server to the client's settings. Until the server has answered (see
+    /// [`Server::is_replaying`]) the session takes nothing from its client, so that nothing of the client's runs under
+    /// other settings than its own.
+    pub fn replay(&self, server: &mut Server, out: &mut Vec<u8>) {
+        if same(&server.settings, &self.settings) {
+            server.settings = self.settings.clone();
+            return;
+        }
+        let from = server.settings.clone();
+        let replay = Replay::between(&from, &self.settings);
+        if let Some(text) = replay.reset_query() {
+            FrontendWriter(out).query(text.as_bytes());
+            server.owe_hidden_cycle(Owed::HiddenQuery);
+        }
+        if replay.write_sets(out) {
+            FrontendWriter(out).bare(frontend::SYNC);
+            for owed in [Owed::HiddenParse(None), Owed::HiddenBind, Owed::HiddenExecute] {
+                server.owe(owed);
+            }
+            server.owe_hidden_cycle(Owed::HiddenSync);
+        }
+        server.unnamed = None;
+        server.settings = self.settings.clone();
+    }
+
+    /// Reads what the client sent; `server` is its server, if it has one. The verdict goes to `ctx.plan`: pieces for the
+    /// server, and a reply for the client.
+    ///
+    /// # Errors
+    /// [`Violation`] when the client broke the protocol. What the plan holds by then is still good.
+    pub fn handle_client(
+        &mut self,
+        mut server: Option<&mut Server>,
+        input: &[u8],
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Progress, Violation> {
+        if let Some(server) = server.as_deref_mut() {
+            if server.ready && !Arc::ptr_eq(&server.settings, &self.settings) && self.rest.0 == 0 {
+                ctx.plan.insert(|out| self.replay(server, out));
+            }
+            if server.is_replaying() {
+                return Ok(Progress { consumed: 0, want: Want::Server });
+            }
+        }
+        let mut at = self.take_rest(input, ctx);
+        loop {
+            let Some(head) = Head::read(&input[at..])? else { return Ok(Progress { consumed: at, want: Want::More }) };
+            let message = Message { head, at, end: (at + head.total()).min(input.len()), input };
+            let step = match server.as_deref_mut() {
+                _ if head.tag == frontend::TERMINATE => return Ok(Progress { consumed: at, want: Want::Close }),
+                _ if self.flow != Flow::Normal => self.skip(message, ctx)?,
+                Some(server) => self.forward(message, server, ctx)?,
+                None => self.answer_alone(message, ctx)?,
+            };
+            match step {
+                Step::Taken => at = message.end,
+                Step::Blocked(want) => return Ok(Progress { consumed: at, want }),
+            }
+        }
+    }
+
+    /// Reads what its server sent. Returns the bytes consumed; what is left is part of a message to be read whole.
+    ///
+    /// # Errors
+    /// [`Violation`] when the server sent what it does not owe.
+    pub fn handle_server(&mut self, server: &mut Server, input: &[u8], ctx: &mut Ctx<'_>) -> Result<usize, Violation> {
+        server.handle_input(Some(self), input, ctx)
+    }
+
+    /// No server for the message that wants one: it is answered with an error, and the session goes on.
+    pub fn handle_refusal(&mut self, refusal: &Refusal, reply: &mut Vec<u8>) {
+        refusal.write(Severity::Error, reply);
+        self.flow = Flow::SkipNext;
+    }
+
+    /// The server is gone. Everything it owed is answered: with errors if the session can go on, with one FATAL error if
+    /// a transaction block, a session or half a message went with it.
+    pub fn handle_server_lost(&mut self, server: &mut Server, why: &Refusal, reply: &mut Vec<u8>) -> AfterLoss {
+        let mid_reply = server.rest.left > 0 && server.rest.shown;
+        let in_block = server.tx != TxStatus::Idle;
+        if mid_reply {
+            return AfterLoss::Close;
+        }
+        if in_block || self.pooling == Pooling::Session || server.own_error.is_some() {
+            why.write(Severity::Fatal, reply);
+            return AfterLoss::Close;
+        }
+        self.answer_owed(server, why, reply);
+        if self.rest.0 > 0 {
+            self.rest.1 = Fate::Discard;
+        }
+        AfterLoss::GoOn
+    }
+
+    /// Errors for everything owed, a ReadyForQuery wherever one was due.
+    fn answer_owed(&mut self, server: &mut Server, why: &Refusal, reply: &mut Vec<u8>) {
+        let mut failed = server.ledger.is_skipping();
+        let mut open = !server.ready && server.ledger.is_empty();
+        while let Some(owed) = server.ledger.pop() {
+            let ends = owed.ends_with_ready();
+            if !failed {
+                why.write(Severity::Error, reply);
+            }
+            failed = true;
+            self.undo(owed);
+            if ends {
+                BackendWriter(reply).ready(TxStatus::Idle);
+                failed = false;
+            }
+            open = !ends;
+        }
+        if open {
+            if !failed {
+                why.write(Severity::Error, reply);
+            }
+            self.flow = Flow::SkipToSync;
+        }
+    }
+
+    pub(crate) fn undo(&mut self, owed: Owed) {
+        match owed {
+            Owed::Parse { name, .. } | Owed::OwnParseComplete { name } => {
+                self.names.remove(&name);
+            }
+            Owed::OwnCloseComplete { name, statement } => {
+                self.names.insert(name, statement);
+            }
+            Owed::ParseUnnamed => self.unnamed.content.clear(),
+            _ => {}
+        }
+    }
+
+    /// DISCARD ALL (`everything`) or DEALLOCATE ALL ran: with the first, the settings are the startup message's again.
+    pub(crate) fn forget_statements(&mut self, everything: bool) {
+        self.names.clear();
+        self.unnamed.content.clear();
+        if everything {
+            self.settings = self.base.clone();
+        }
+    }
+
+    fn take_rest(&mut self, input: &[u8], ctx: &mut Ctx<'_>) -> usize {
+        let (left, fate) = self.rest;
+        let n = left.min(input.len());
+        if fate != Fate::Discard {
+            ctx.plan.forward(0..n);
+        }
+        if fate == Fate::Keep {
+            self.keep_unnamed(&input[..n]);
+        }
+        self.rest.0 -= n;
+        n
+    }
+
+    fn keep_unnamed(&mut self, part: &[u8]) {
+        if self.unnamed.content.len() + part.len() > UNNAMED_MAX {
+            self.unnamed.content = Vec::new();
+            self.rest.1 = Fate::Forward;
+        } else {
+            self.unnamed.content.extend_from_slice(part);
+        }
+    }
+
+    /// Everything is dropped until the client is where our error left it.
+    fn skip(&mut self, message: Message<'_>, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        let tag = message.known_tag()?;
+        let next = self.flow == Flow::SkipNext;
+        match tag {
+            frontend::SYNC => self.end_skip(ctx),
+            frontend::QUERY | frontend::FUNCTION_CALL if next => self.end_skip(ctx),
+            frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL | frontend::FLUSH => {}
+            _ => self.flow = Flow::SkipToSync,
+        }
+        Ok(self.discard(message))
+    }
+
+    fn end_skip(&mut self, ctx: &mut Ctx<'_>) {
+        BackendWriter(&mut ctx.plan.reply).ready(TxStatus::Idle);
+        self.flow = Flow::Normal;
+    }
+
+    fn discard(&mut self, message: Message<'_>) -> Step {
+        self.rest = (message.missing(), Fate::Discard);
+        Step::Taken
+    }
+
+    fn pass(&mut self, message: Message<'_>, ctx: &mut Ctx<'_>) -> Step {
+        ctx.plan.forward(message.span());
+        self.rest = (message.missing(), Fate::Forward);
+        Step::Taken
+    }
+
+    /// No server: the few messages that need none are answered here.
+    fn answer_alone(&mut self, message: Message<'_>, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        let tag = message.known_tag()?;
+        match tag {
+            frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => Ok(self.discard(message)),
+            frontend::SYNC if self.max_prepared > 0 => {
+                BackendWriter(&mut ctx.plan.reply).ready(TxStatus::Idle);
+                Ok(self.discard(message))
+            }
+            frontend::FLUSH => Ok(self.discard(message)),
+            frontend::CLOSE if self.max_prepared > 0 => {
+                let Some(body) = message.whole(NAMES_MAX, "Close")? else { return Ok(Step::Blocked(Want::More)) };
+                if let Target::Statement(name) = Target::read(body, "Close")? {
+                    self.names.remove(name);
+                }
+                BackendWriter(&mut ctx.plan.reply).bare(backend::CLOSE_COMPLETE);
+                Ok(Step::Taken)
+            }
+            _ => Ok(Step::Blocked(Want::Checkout)),
+        }
+    }
+
+    fn forward(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        let tag = message.known_tag()?;
+        if server.ledger.is_full() {
+            // What it answered may sit in its buffer: make it say so.
+            ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
+            return Ok(Step::Blocked(Want::Server));
+        }
+        if server.ledger.is_skipping() && tag != frontend::SYNC {
+            return Ok(self.discard(message));
+        }
+        match tag {
+            frontend::QUERY => {
+                self.unnamed.content.clear();
+                server.unnamed = None;
+                server.owe(Owed::Query);
+            }
+            frontend::EXECUTE => server.owe(Owed::Execute),
+            frontend::SYNC if server.copying_in => {}
+            frontend::SYNC => server.owe(Owed::Sync),
+            frontend::FUNCTION_CALL => server.owe(Owed::FunctionCall),
+            frontend::COPY_DATA if !server.copying_in => server.ledger.push(Owed::CopyData),
+            frontend::COPY_DONE | frontend::COPY_FAIL => {
+                server.copying_in = false;
+                server.ledger.push(Owed::CopyEnd);
+            }
+            frontend::PARSE => return self.parse(message, server, ctx),
+            frontend::BIND => return self.bind(message, server, ctx),
+            frontend::DESCRIBE => return self.describe(message, server, ctx),
+            frontend::CLOSE => return self.close(message, server, ctx),
+            _ => {}
+        }
+        Ok(self.pass(message, ctx))
+    }
+
+    fn parse(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        match message.body().first() {
+            None if message.head.body_len > 0 => Ok(Step::Blocked(Want::More)),
+            Some(0) => Ok(self.parse_unnamed(message, server, ctx)),
+            _ if self.max_prepared == 0 => {
+                server.owe(Owed::ParseUnnamed);
+                Ok(self.pass(message, ctx))
+            }
+            _ => self.parse_named(message, server, ctx),
+        }
+    }
+
+    fn parse_unnamed(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
+        self.unnamed.generation += 1;
+        self.unnamed.content.clear();
+        server.owe(Owed::ParseUnnamed);
+        server.unnamed = Some((self.id, self.unnamed.generation));
+        ctx.plan.forward(message.span());
+        self.rest = (message.missing(), Fate::Keep);
+        if self.pooling == Pooling::Session {
+            self.rest.1 = Fate::Forward;
+        } else {
+            self.keep_unnamed(&message.body()[1..]);
+        }
+        Step::Taken
+    }
+
+    fn parse_named(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        let Some(body) = message.whole(PARSE_MAX, "Parse")? else { return Ok(Step::Blocked(Want::More)) };
+        let parse = Parse::read(body)?;
+        ctx.counters.client_parses += 1;
+        let statement = ctx.registry.intern(parse.content);
+        if let Some((name, old)) = self.names.get_key_value(parse.name).map(|(n, s)| (n.clone(), s.clone())) {
+            server.ensure_prepared(&old, self.max_prepared, ctx);
+            write_parse(&old, &message, parse.content.len(), ctx);
+            server.owe(Owed::ParseTaken { name, statement });
+            return Ok(Step::Taken);
+        }
+        let name: Arc<[u8]> = parse.name.into();
+        self.names.insert(name.clone(), statement.clone());
+        if server.prepared.touch(statement.id()) {
+            server.owe(Owed::OwnParseComplete { name });
+            server.settle_reply(ctx.plan);
+            return Ok(Step::Taken);
+        }
+        server.make_room(&statement, self.max_prepared, ctx.plan);
+        write_parse(&statement, &message, parse.content.len(), ctx);
+        ctx.counters.server_parses += 1;
+        server.owe(Owed::Parse { name, statement });
+        Ok(Step::Taken)
+    }
+
+    fn bind(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        let Some(bind) = Bind::read(message.body()) else { return message.more_names("Bind") };
+        ctx.counters.binds += 1;
+        if bind.statement.is_empty() {
+            self.ensure_unnamed(server, ctx);
+        }
+        let Some(statement) = self.names.get(bind.statement).cloned() else {
+            server.owe(Owed::Bind(None));
+            return Ok(self.pass(message, ctx));
+        };
+        server.ensure_prepared(&statement, self.max_prepared, ctx);
+        server.owe(Owed::Bind(Some(statement.id())));
+        let names_end = message.at + HEAD_LEN + bind.names_len();
+        let tail_len = message.at + message.head.total() - names_end;
+        ctx.plan.insert(|out| {
+            FrontendWriter(out).bind_front(bind.portal, statement.server_name().as_bytes(), tail_len);
+        });
+        ctx.plan.forward(names_end..message.end);
+        self.rest = (message.missing(), Fate::Forward);
+        Ok(Step::Taken)
+    }
+
+    /// The unnamed statement lives until it is replaced, wherever the session is by then.
+    fn ensure_unnamed(&mut self, server: &mut Server, ctx: &mut Ctx<'_>) {
+        let mine = Some((self.id, self.unnamed.generation));
+        if server.unnamed != mine && !self.unnamed.content.is_empty() {
+            ctx.plan.insert(|out| FrontendWriter(out).parse_content(b"", &self.unnamed.content));
+            server.owe(Owed::HiddenParse(None));
+            server.unnamed = mine;
+        }
+    }
+
+    fn describe(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        let Some(body) = message.whole(NAMES_MAX, "Describe")? else { return Ok(Step::Blocked(Want::More)) };
+        let name = match Target::read(body, "Describe")? {
+            Target::Portal(_) => {
+                server.owe(Owed::DescribePortal);
+                return Ok(self.pass(message, ctx));
+            }
+            Target::Statement(name) => name,
+        };
+        if name.is_empty() {
+            self.ensure_unnamed(server, ctx);
+        }
+        let Some(statement) = self.names.get(name).cloned() else {
+            server.owe(Owed::DescribeStatement(None));
+            return Ok(self.pass(message, ctx));
+        };
+        server.ensure_prepared(&statement, self.max_prepared, ctx);
+        server.owe(Owed::DescribeStatement(Some(statement.id())));
+        ctx.plan.insert(|out| FrontendWriter(out).describe_statement(statement.server_name().as_bytes()));
+        Ok(Step::Taken)
+    }
+
+    fn close(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        let Some(body) = message.whole(NAMES_MAX, "Close")? else { return Ok(Step::Blocked(Want::More)) };
+        let known = match Target::read(body, "Close")? {
+            Target::Statement(name) => self.names.remove_entry(name),
+            Target::Portal(_) => None,
+        };
+        let Some((name, statement)) = known else {
+            server.owe(Owed::Close);
+            return Ok(self.pass(message, ctx));
+        };
+        server.owe(Owed::OwnCloseComplete { name, statement });
+        server.settle_reply(ctx.plan);
+        Ok(Step::Taken)
+    }
+}
+
+/// A Parse under the server's name for `named`, with the content as it came.
+fn write_parse(named: &Statement, message: &Message<'_>, content_len: usize, ctx: &mut Ctx<'_>) {
+    let name = named.server_name().as_bytes();
+    let len = 4 + name.len() + 1 + content_len;
+    ctx.plan.insert(|out| {
+        out.push(frontend::PARSE);
+        out.extend(u32::try_from(len).expect("checked against PARSE_MAX").to_be_bytes());
+        out.extend(name);
+        out.push(0);
+    });
+    ctx.plan.forward(message.end - content_len..message.end);
+}
+
+enum Step {
+    /// The message, as far as it has come, is done with.
+    Taken,
+    /// Not yet, and why.
+    Blocked(Want),
+}
+
+/// A message at the front of what is left of the input, as far as it has come.
+#[derive(Clone, Copy)]
+struct Message<'a> {
+    head: Head,
+    at: usize,
+    end: usize,
+    input: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    fn span(&self) -> Range<usize> {
+        self.at..self.end
+    }
+
+    fn body(&self) -> &'a [u8] {
+        &self.input[self.at + HEAD_LEN..self.end]
+    }
+
+    fn missing(&self) -> usize {
+        self.at + self.head.total() - self.end
+    }
+
+    /// The body, whole; `None` while it is not.
+    fn whole(&self, max: usize, message: &'static str) -> Result<Option<&'a [u8]>, Violation> {
+        match self.missing() {
+            _ if self.head.total() > max => Err(Violation::TooLong { message, max }),
+            0 => Ok(Some(self.body())),
+            _ => Ok(None),
+        }
+    }
+
+    /// The names at the front of the body are not whole yet.
+    fn more_names(&self, message: &'static str) -> Result<Step, Violation> {
+        match self.missing() {
+            0 => Err(pgsluice_wire::Malformed { message }.into()),
+            _ if self.body().len() > NAMES_MAX => Err(Violation::TooLong { message, max: NAMES_MAX }),
+            _ => Ok(Step::Blocked(Want::More)),
+        }
+    }
+
+    fn known_tag(&self) -> Result<u8, Violation> {
+        match self.head.tag {
+            frontend::BIND
+            | frontend::CLOSE
+            | frontend::COPY_DATA
+            | frontend::COPY_DONE
+            | frontend::COPY_FAIL
+            | frontend::DESCRIBE
+            | frontend::EXECUTE
+            | frontend::FLUSH
+            | frontend::FUNCTION_CALL
+            | frontend::PARSE
+            | frontend::QUERY
+            | frontend::SYNC => Ok(self.head.tag),
+            other => Err(Violation::UnknownFrontend(other)),
+        }
+    }
+}

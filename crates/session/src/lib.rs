@@ -1,0 +1,54 @@
+//! One client's session, one server's state, and the link between them, as pure machines: bytes, grants and refusals
+//! come in; what becomes of the bytes comes out. No socket, clock, task or random source in here, and no payload is
+//! owned: a [`Plan`] labels spans of the caller's buffer.
+//!
+//! The parts: [`Session`] reads what a client sends, [`Server`] what a server sends; the ledger between them holds the
+//! responses owed; [`ClientLogin`] and [`ServerLogin`] are the cold exchanges before either exists. Who gets which
+//! server, and when, is not decided here (crate `pool`), nor is anything read or written (crate `proxy`).
+
+mod backend;
+mod client_login;
+mod error;
+mod frontend;
+mod ledger;
+mod plan;
+mod server;
+mod server_login;
+mod settings;
+mod startup_options;
+mod statement;
+
+pub use client_login::{AuthMethod, ClientLogin, Identity, LoginWant};
+pub use error::{Refusal, Violation};
+pub use frontend::{AfterLoss, Pooling, Progress, Session, Want};
+pub use plan::Plan;
+pub use server::{CancelKey, Cleanup, IdleServer, Params, Server};
+pub use server_login::{LoginFailure, ServerCredential, ServerLogin};
+pub use settings::Settings;
+pub use statement::{Registry, Statement};
+
+/// What the machines of one worker share, lent to them call by call.
+#[derive(Debug)]
+pub struct Ctx<'a> {
+    /// Statements by content.
+    pub registry: &'a mut Registry,
+    /// Counters of the pool concerned.
+    pub counters: &'a mut Counters,
+    /// Where the verdict on the input goes.
+    pub plan: &'a mut Plan,
+}
+
+/// What happened, in numbers that only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// ReadyForQuery messages shown to clients.
+    pub queries: u64,
+    /// Transactions ended.
+    pub xacts: u64,
+    /// Parse messages of named statements from clients.
+    pub client_parses: u64,
+    /// Parse messages of named statements to servers.
+    pub server_parses: u64,
+    /// Bind messages from clients.
+    pub binds: u64,
+}

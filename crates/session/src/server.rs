@@ -1,0 +1,380 @@
+//! A server connection after login: what it owes, in which state its session is, and the proof that it may be lent.
+//!
+//! Only [`Server::release`] makes an [`IdleServer`]: ReadyForQuery outside a transaction was the last word, nothing is
+//! owed, no cancel request is under way, nothing of the last client's is left that we know of. [`Server::clean`] says
+//! what to send to get there.
+
+use std::sync::Arc;
+
+use pgsluice_wire::{FrontendWriter, TxStatus, tag::frontend};
+
+use crate::ledger::{Ledger, Owed};
+use crate::plan::Plan;
+use crate::settings::Settings;
+use crate::statement::{Prepared, Registry, Statement};
+use crate::{Counters, Ctx, Violation};
+
+/// What a cancel request has to present for a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CancelKey {
+    /// Process id of the backend.
+    pub pid: u32,
+    /// Its secret.
+    pub secret: Box<[u8]>,
+}
+
+/// Parameters as last reported by ParameterStatus, in order of first report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Params(Vec<(Box<str>, Box<str>)>);
+
+impl Params {
+    /// Takes a report.
+    pub fn set(&mut self, name: &str, value: &str) {
+        match self.0.iter_mut().find(|(n, _)| **n == *name) {
+            Some((_, v)) => *v = value.into(),
+            None => self.0.push((name.into(), value.into())),
+        }
+    }
+
+    /// The value of one.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| &**v)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(n, v)| (&**n, &**v))
+    }
+}
+
+/// Session state that command tags showed, by what removes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Residue {
+    pub(crate) settings: bool,
+    pub(crate) cursors: bool,
+    pub(crate) channels: bool,
+    pub(crate) statements: bool,
+}
+
+impl Residue {
+    /// What to run so that nothing of it is left; `None` if nothing is.
+    fn remedy(self) -> Option<String> {
+        let parts = [
+            (self.settings, "SET SESSION AUTHORIZATION DEFAULT;RESET ALL"),
+            (self.cursors, "CLOSE ALL"),
+            (self.channels, "UNLISTEN *"),
+            (self.statements, "DEALLOCATE ALL"),
+        ];
+        let wanted: Vec<_> = parts.into_iter().filter(|(on, _)| *on).map(|(_, sql)| sql).collect();
+        (!wanted.is_empty()).then(|| wanted.join(";"))
+    }
+}
+
+/// What is left of a message whose head has been seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rest {
+    pub(crate) left: usize,
+    pub(crate) shown: bool,
+}
+
+/// A server connection, see the module's documentation.
+#[derive(Debug)]
+pub struct Server {
+    pub(crate) key: CancelKey,
+    pub(crate) params: Params,
+    /// What its session was last brought to.
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) prepared: Prepared,
+    pub(crate) ledger: Ledger,
+    pub(crate) tx: TxStatus,
+    pub(crate) rest: Rest,
+    /// ReadyForQuery was the last word of both sides.
+    pub(crate) ready: bool,
+    pub(crate) residue: Residue,
+    /// Whose unnamed statement it holds: session and generation.
+    pub(crate) unnamed: Option<(u64, u64)>,
+    pub(crate) copying_in: bool,
+    /// DISCARD ALL ran in the cycle that has not ended yet.
+    pub(crate) discarded: bool,
+    close_needed: bool,
+    /// Body of the FATAL report it sent before it goes.
+    pub(crate) last_words: Option<Box<[u8]>>,
+    /// Body of an error that a message of ours, not the client's, met.
+    pub(crate) own_error: Option<Box<[u8]>>,
+    /// ReadyForQuery messages owed to us alone.
+    pub(crate) hidden_cycles: usize,
+    cancels: u32,
+    /// A cancel request may have come late: the next query could be hit.
+    cancel_shadow: bool,
+}
+
+/// What to do next with a server that has no client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Cleanup {
+    /// Send what was written, if anything, and feed what it answers.
+    Wait,
+    /// [`Server::release`] will succeed.
+    Done,
+    /// It cannot be made clean: close it.
+    Hopeless,
+}
+
+impl Server {
+    /// A server that has just sent its first ReadyForQuery.
+    pub fn new(key: CancelKey, params: Params) -> Self {
+        Self {
+            key,
+            params,
+            settings: Arc::default(),
+            prepared: Prepared::new(),
+            ledger: Ledger::default(),
+            tx: TxStatus::Idle,
+            rest: Rest::default(),
+            ready: true,
+            residue: Residue::default(),
+            unnamed: None,
+            copying_in: false,
+            discarded: false,
+            close_needed: false,
+            last_words: None,
+            own_error: None,
+            hidden_cycles: 0,
+            cancels: 0,
+            cancel_shadow: false,
+        }
+    }
+
+    /// What cancels its query.
+    pub fn cancel_key(&self) -> &CancelKey {
+        &self.key
+    }
+
+    /// Parameters as last reported.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The settings its session was last brought to.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Statements prepared on it for clients.
+    pub fn prepared_count(&self) -> usize {
+        self.prepared.len()
+    }
+
+    /// Transaction status of the last ReadyForQuery.
+    pub fn tx(&self) -> TxStatus {
+        self.tx
+    }
+
+    /// Was ReadyForQuery the last word of both sides?
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Is a message of ours under way that the client's have to wait for?
+    pub fn is_replaying(&self) -> bool {
+        self.hidden_cycles > 0
+    }
+
+    /// Body of the FATAL report it sent, if it did.
+    pub fn last_words(&self) -> Option<&[u8]> {
+        self.last_words.as_deref()
+    }
+
+    /// Body of the error that our own commands met, once.
+    pub fn take_own_error(&mut self) -> Option<Box<[u8]>> {
+        self.own_error.take()
+    }
+
+    /// It shall not be lent again.
+    pub fn set_close_needed(&mut self) {
+        self.close_needed = true;
+    }
+
+    /// Is it not to be lent again?
+    pub fn is_close_needed(&self) -> bool {
+        self.close_needed || self.last_words.is_some()
+    }
+
+    /// A cancel request for its query goes out.
+    pub fn begin_cancel(&mut self) {
+        self.cancels += 1;
+        self.cancel_shadow = true;
+    }
+
+    /// PostgreSQL has closed the cancel request's connection.
+    pub fn end_cancel(&mut self) {
+        self.cancels = self.cancels.saturating_sub(1);
+    }
+
+    /// Cancel requests under way.
+    pub fn cancels(&self) -> u32 {
+        self.cancels
+    }
+
+    /// Does nothing but [`Server::release`] stand between it and the next client?
+    pub fn is_quiet(&self) -> bool {
+        self.ready && self.tx == TxStatus::Idle && self.ledger.is_empty() && self.rest.left == 0
+    }
+
+    /// Must [`Server::clean`] run before it is lent again?
+    pub fn needs_cleaning(&self) -> bool {
+        self.residue != Residue::default() || self.cancels > 0 || self.cancel_shadow
+    }
+
+    /// The proof. Gives the server back when it is not to be had.
+    ///
+    /// # Errors
+    /// The server itself, unchanged.
+    pub fn release(self: Box<Self>) -> Result<IdleServer, Box<Self>> {
+        if self.is_quiet() && !self.needs_cleaning() && !self.is_close_needed() && self.own_error.is_none() {
+            Ok(IdleServer(self))
+        } else {
+            Err(self)
+        }
+    }
+
+    /// The session that ends leaves more than tags can show: this query removes all of it (`server_reset_query`).
+    pub fn write_reset(&mut self, reset_query: &str, out: &mut Vec<u8>) {
+        if !reset_query.is_empty() {
+            self.hidden_query(reset_query, out);
+            self.settings = Arc::default();
+        }
+    }
+
+    /// The next step towards [`Server::release`] for a server whose client has gone: appends what to send.
+    pub fn clean(&mut self, out: &mut Vec<u8>) -> Cleanup {
+        if self.is_close_needed() || self.own_error.is_some() {
+            return Cleanup::Hopeless;
+        }
+        if self.rest.left > 0 {
+            return Cleanup::Wait;
+        }
+        if self.copying_in {
+            self.copying_in = false;
+            FrontendWriter(out).copy_fail(b"client disconnected");
+        }
+        let ends_by_itself = self.ledger.has_ready_ahead() || (self.ready && self.ledger.is_empty());
+        if !ends_by_itself {
+            FrontendWriter(out).bare(frontend::SYNC);
+            self.owe_hidden_cycle(Owed::HiddenSync);
+        }
+        if !self.ledger.is_empty() {
+            return Cleanup::Wait;
+        }
+        self.clean_when_ready(out)
+    }
+
+    fn clean_when_ready(&mut self, out: &mut Vec<u8>) -> Cleanup {
+        if self.tx != TxStatus::Idle {
+            self.hidden_query("ROLLBACK", out);
+        } else if self.cancels > 0 {
+            // The proxy calls again when PostgreSQL has closed the cancel request.
+        } else if let Some(remedy) = std::mem::take(&mut self.residue).remedy() {
+            self.hidden_query(&remedy, out);
+            self.settings = Arc::default();
+        } else if std::mem::take(&mut self.cancel_shadow) {
+            self.hidden_query("", out);
+        } else {
+            return Cleanup::Done;
+        }
+        Cleanup::Wait
+    }
+
+    /// Reads what a server without a client sends; nothing of it is shown to anybody. Returns the bytes consumed.
+    ///
+    /// # Errors
+    /// [`Violation`] when it sends what it does not owe.
+    pub fn handle_alone(&mut self, input: &[u8], plan: &mut Plan) -> Result<usize, Violation> {
+        let mut registry = Registry::new(0, 1);
+        let mut counters = Counters::default();
+        let ctx = &mut Ctx { registry: &mut registry, counters: &mut counters, plan };
+        let taken = self.handle_input(None, input, ctx);
+        ctx.plan.clear();
+        // A late cancel may hit a cleaning command: it did what it was let loose for.
+        taken
+    }
+
+    fn hidden_query(&mut self, text: &str, out: &mut Vec<u8>) {
+        FrontendWriter(out).query(text.as_bytes());
+        self.owe_hidden_cycle(Owed::HiddenQuery);
+        self.unnamed = None;
+    }
+
+    pub(crate) fn owe_hidden_cycle(&mut self, owed: Owed) {
+        self.hidden_cycles += 1;
+        self.owe(owed);
+    }
+
+    /// Has it this statement, or must it be given it? Appends Close and Parse messages as needed.
+    pub(crate) fn ensure_prepared(&mut self, statement: &Arc<Statement>, max: usize, ctx: &mut Ctx<'_>) {
+        if !self.prepared.touch(statement.id()) {
+            self.make_room(statement, max, ctx.plan);
+            ctx.plan.insert(|out| {
+                FrontendWriter(out).parse_content(statement.server_name().as_bytes(), statement.content());
+            });
+            ctx.counters.server_parses += 1;
+            self.owe(Owed::HiddenParse(Some(statement.clone())));
+        }
+    }
+
+    /// Notes a statement as prepared, and closes what is stale or one too many.
+    pub(crate) fn make_room(&mut self, statement: &Arc<Statement>, max: usize, plan: &mut Plan) {
+        for stale in self.prepared.take_stale() {
+            self.close_hidden(stale, plan);
+        }
+        while let Some(old) = self.prepared.pop_over(max.saturating_sub(1)) {
+            self.close_hidden(old, plan);
+        }
+        self.prepared.insert(statement.clone());
+    }
+
+    fn close_hidden(&mut self, statement: Arc<Statement>, plan: &mut Plan) {
+        plan.insert(|out| FrontendWriter(out).close_statement(statement.server_name().as_bytes()));
+        self.owe(Owed::HiddenClose(statement));
+    }
+
+    /// The server will answer something: it is not ready until it has.
+    pub(crate) fn owe(&mut self, owed: Owed) {
+        self.ready = false;
+        self.ledger.push(owed);
+    }
+}
+
+/// A server that may be lent to any client of its pool, proven by [`Server::release`].
+#[derive(Debug)]
+pub struct IdleServer(Box<Server>);
+
+impl IdleServer {
+    /// A server fresh from its login.
+    pub fn fresh(server: Server) -> Self {
+        Self(Box::new(server))
+    }
+
+    /// Lends it.
+    pub fn link(self) -> Box<Server> {
+        self.0
+    }
+
+    /// What is known of it.
+    pub fn server(&self) -> &Server {
+        &self.0
+    }
+
+    /// It shall not be lent again.
+    pub fn set_close_needed(&mut self) {
+        self.0.close_needed = true;
+    }
+
+    /// Reads what an idle server sends of its own accord. `Ok(true)`: it is still fit to be lent.
+    ///
+    /// # Errors
+    /// [`Violation`] when it sends what only a query can ask for.
+    pub fn handle_alone(&mut self, input: &[u8], plan: &mut Plan) -> Result<bool, Violation> {
+        let taken = self.0.handle_alone(input, plan)?;
+        Ok(taken == input.len() && !self.0.is_close_needed() && self.0.is_quiet())
+    }
+}

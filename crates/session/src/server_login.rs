@@ -1,0 +1,235 @@
+//! The exchange from our first byte to a server's first ReadyForQuery, with us as the client.
+
+use std::fmt;
+
+use pgsluice_auth::{MECHANISM, Nonce, SaltedKeys, ScramClient, ScramCredential, ScramKeys, Secret, md5_response};
+use pgsluice_wire::{
+    Authentication, BackendKeyData, FrontendWriter, HEAD_LEN, Head, PROTOCOL_3_0, ParameterStatus, Report,
+    sasl_mechanisms, tag::backend,
+};
+
+use crate::error::{Refusal, Violation};
+use crate::server::{CancelKey, Params, Server};
+
+/// Longest message a server may send before ReadyForQuery, in bytes.
+const LOGIN_MESSAGE_MAX: usize = 1 << 16;
+/// Parameters a server may report before ReadyForQuery.
+const PARAMS_MAX: usize = 256;
+
+/// What we can prove.
+#[derive(Clone, Debug)]
+pub enum ServerCredential {
+    /// Nothing: trust or peer only.
+    None,
+    /// A password, or its MD5; with keys derived earlier, if there are any.
+    Secret(Secret, Option<SaltedKeys>),
+    /// SCRAM keys without the password.
+    Keys(ScramKeys),
+}
+
+/// Why a login failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginFailure {
+    /// PostgreSQL refused it.
+    Refused {
+        /// SQLSTATE.
+        sqlstate: Box<str>,
+        /// Message.
+        message: Box<str>,
+    },
+    /// It asks for something we cannot give.
+    NoCredential {
+        /// What it asked for.
+        method: &'static str,
+    },
+    /// It could not prove that it knows the password.
+    Impostor,
+    /// It broke the protocol.
+    Violation(Violation),
+}
+
+impl LoginFailure {
+    /// As the refusal that waiting clients get.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Refused { sqlstate, message } => {
+                Refusal::Server { sqlstate: sqlstate.clone(), message: message.clone() }
+            }
+            other => Refusal::Unreachable(other.to_string().into()),
+        }
+    }
+}
+
+impl From<Violation> for LoginFailure {
+    fn from(v: Violation) -> Self {
+        Self::Violation(v)
+    }
+}
+
+impl fmt::Display for LoginFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { sqlstate, message } => write!(f, "{message} ({sqlstate})"),
+            Self::NoCredential { method } => {
+                write!(f, "server asks for {method} and no password is configured that can answer it")
+            }
+            Self::Impostor => write!(f, "server failed to prove that it knows the password (SCRAM)"),
+            Self::Violation(v) => v.fmt(f),
+        }
+    }
+}
+
+/// A login under way.
+#[derive(Debug)]
+pub struct ServerLogin {
+    user: String,
+    credential: ServerCredential,
+    nonce: Option<Nonce>,
+    scram: Option<ScramClient>,
+    authenticated: bool,
+    key: Option<CancelKey>,
+    params: Params,
+}
+
+impl ServerLogin {
+    /// Begins: appends the StartupMessage. `params` are those besides user and database; `nonce` is fresh.
+    pub fn new<'p>(
+        user: &'p str,
+        database: &'p str,
+        params: impl Iterator<Item = (&'p str, &'p str)>,
+        (credential, nonce): (ServerCredential, Nonce),
+        out: &mut Vec<u8>,
+    ) -> Self {
+        let pairs = [("user", user), ("database", database)].into_iter().chain(params);
+        FrontendWriter(out).startup(PROTOCOL_3_0, pairs.map(|(n, v)| (n.as_bytes(), v.as_bytes())));
+        Self {
+            user: user.into(),
+            credential,
+            nonce: Some(nonce),
+            scram: None,
+            authenticated: false,
+            key: None,
+            params: Params::default(),
+        }
+    }
+
+    /// Reads from the server; answers are appended to `out`. Returns the bytes consumed, and the server once it is ready.
+    ///
+    /// # Errors
+    /// [`LoginFailure`]; the connection is of no more use.
+    pub fn handle(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Server>), LoginFailure> {
+        let mut at = 0;
+        while let Some(head) = Head::read(&input[at..]).map_err(Violation::from)? {
+            if head.total() > LOGIN_MESSAGE_MAX {
+                return Err(Violation::TooLong { message: "login", max: LOGIN_MESSAGE_MAX }.into());
+            }
+            let Some(body) = input[at..].get(HEAD_LEN..head.total()) else { break };
+            at += head.total();
+            if self.handle_message(head.tag, body, out)? {
+                let key = self.key.take().unwrap_or(CancelKey { pid: 0, secret: Box::new([]) });
+                return Ok((at, Some(Server::new(key, std::mem::take(&mut self.params)))));
+            }
+        }
+        Ok((at, None))
+    }
+
+    /// Keys derived in this login, to spare the next one the work.
+    pub fn salted_keys(&self) -> Option<&SaltedKeys> {
+        self.scram.as_ref().filter(|s| s.is_verified()).and_then(ScramClient::salted_keys)
+    }
+
+    /// Takes one message. Is the server ready?
+    fn handle_message(&mut self, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<bool, LoginFailure> {
+        match tag {
+            backend::AUTHENTICATION if !self.authenticated => {
+                self.handle_authentication(Authentication::read(body).map_err(Violation::from)?, out)?;
+            }
+            backend::ERROR_RESPONSE => return Err(refused(body)),
+            backend::NOTICE_RESPONSE => {}
+            backend::PARAMETER_STATUS if self.authenticated => {
+                let report = ParameterStatus::read(body).map_err(Violation::from)?;
+                if self.params.iter().count() < PARAMS_MAX {
+                    self.params.set(&String::from_utf8_lossy(report.name), &String::from_utf8_lossy(report.value));
+                }
+            }
+            backend::BACKEND_KEY_DATA if self.authenticated => {
+                let data = BackendKeyData::read(body).map_err(Violation::from)?;
+                self.key = Some(CancelKey { pid: data.pid, secret: data.secret.into() });
+            }
+            backend::READY_FOR_QUERY if self.authenticated => return Ok(true),
+            tag => return Err(Violation::NotOwed { tag, owed: 0 }.into()),
+        }
+        Ok(false)
+    }
+
+    fn handle_authentication(&mut self, request: Authentication<'_>, out: &mut Vec<u8>) -> Result<(), LoginFailure> {
+        let mut writer = FrontendWriter(out);
+        match request {
+            Authentication::Ok => {
+                // A server that began SCRAM and never proved itself does not know the password.
+                if self.scram.as_ref().is_some_and(|s| !s.is_verified()) {
+                    return Err(LoginFailure::Impostor);
+                }
+                self.authenticated = true;
+            }
+            Authentication::CleartextPassword => match &self.credential {
+                ServerCredential::Secret(Secret::Plain(password), _) => writer.password(password.as_bytes()),
+                _ => return Err(LoginFailure::NoCredential { method: "a cleartext password" }),
+            },
+            Authentication::Md5Password { salt } => {
+                let response = match &self.credential {
+                    ServerCredential::Secret(secret, _) => md5_response(self.user.as_bytes(), secret, salt),
+                    _ => None,
+                };
+                let Some(response) = response else {
+                    return Err(LoginFailure::NoCredential { method: "an MD5 password" });
+                };
+                writer.password(&response);
+            }
+            Authentication::Sasl { mechanisms } => {
+                if !sasl_mechanisms(mechanisms).any(|m| m == MECHANISM.as_bytes()) {
+                    return Err(LoginFailure::NoCredential { method: "a SASL mechanism other than SCRAM-SHA-256" });
+                }
+                let client = self.begin_scram()?;
+                writer.sasl_initial(MECHANISM, &client.client_first());
+                self.scram = Some(client);
+            }
+            Authentication::SaslContinue { data } => {
+                let scram = self.scram.as_mut().ok_or(LoginFailure::Impostor)?;
+                let reply = scram.handle_server_first(data).map_err(|_| LoginFailure::Impostor)?;
+                writer.sasl_response(&reply);
+            }
+            Authentication::SaslFinal { data } => {
+                let scram = self.scram.as_mut().ok_or(LoginFailure::Impostor)?;
+                scram.handle_server_final(data).map_err(|_| LoginFailure::Impostor)?;
+            }
+            Authentication::Other(_) => {
+                return Err(LoginFailure::NoCredential { method: "GSSAPI, SSPI or another method we do not have" });
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_scram(&mut self) -> Result<ScramClient, LoginFailure> {
+        let missing = LoginFailure::NoCredential { method: "SCRAM-SHA-256" };
+        let credential = match &self.credential {
+            ServerCredential::Secret(Secret::Plain(password), known) => {
+                ScramCredential::Password { password: password.clone().into_bytes(), known: known.clone() }
+            }
+            ServerCredential::Keys(keys) => ScramCredential::Keys(keys.clone()),
+            _ => return Err(missing),
+        };
+        let nonce = self.nonce.take().ok_or(LoginFailure::Impostor)?;
+        Ok(ScramClient::new(credential, nonce))
+    }
+}
+
+fn refused(body: &[u8]) -> LoginFailure {
+    match Report::read(body) {
+        Ok(report) => match Refusal::from_report(report) {
+            Refusal::Server { sqlstate, message } => LoginFailure::Refused { sqlstate, message },
+            _ => unreachable!("from_report makes Refusal::Server"),
+        },
+        Err(e) => Violation::from(e).into(),
+    }
+}

@@ -1,0 +1,140 @@
+//! The settings a client asked for, as a map that is shared by pointer and compared by content, and the difference
+//! between two of them as commands.
+//!
+//! Only what PostgreSQL itself told us is in such a map: what the client's startup message set, and what
+//! ParameterStatus reported since. A setting that PostgreSQL does not report is not followed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pgsluice_wire::FrontendWriter;
+
+/// Reported parameters that no session can set.
+const FIXED: [&str; 6] = [
+    "in_hot_standby",
+    "integer_datetimes",
+    "is_superuser",
+    "server_encoding",
+    "server_version",
+    "session_authorization",
+];
+
+/// Names (folded to lower case, as PostgreSQL compares them) and values that differ from the server's defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Settings(BTreeMap<Box<str>, Box<str>>);
+
+impl Settings {
+    /// The map with one more value.
+    #[must_use]
+    pub fn with(&self, name: &str, value: &str) -> Self {
+        let mut map = self.0.clone();
+        map.insert(name.to_ascii_lowercase().into(), value.into());
+        Self(map)
+    }
+
+    /// The map without a name.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        let mut map = self.0.clone();
+        map.remove(&*name.to_ascii_lowercase());
+        Self(map)
+    }
+
+    /// The value of a name, if it is here.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(&*name.to_ascii_lowercase()).map(AsRef::as_ref)
+    }
+
+    /// Is nothing set?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Names and values, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+}
+
+/// Can a session change this reported parameter?
+pub(crate) fn is_settable(name: &str) -> bool {
+    !FIXED.contains(&name)
+}
+
+/// Are two maps the same? The pointer first, then the content.
+pub(crate) fn same(a: &Arc<Settings>, b: &Arc<Settings>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+/// Messages that bring a server from one map to another.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Replay<'a> {
+    resets: Vec<&'a str>,
+    sets: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Replay<'a> {
+    pub(crate) fn between(from: &'a Settings, to: &'a Settings) -> Self {
+        let resets = from.0.keys().filter(|name| !to.0.contains_key(*name)).map(AsRef::as_ref).collect();
+        let sets = to.iter().filter(|(name, value)| from.get(name) != Some(*value)).collect();
+        Self { resets, sets }
+    }
+
+    /// Text of the RESETs, if there are any. Names are quoted part by part, so that a name is only ever a name.
+    pub(crate) fn reset_query(&self) -> Option<String> {
+        let quoted = |name: &str| name.split('.').map(quote_ident).collect::<Vec<_>>().join(".");
+        let commands: Vec<_> = self.resets.iter().map(|name| format!("RESET {}", quoted(name))).collect();
+        (!commands.is_empty()).then(|| commands.join(";"))
+    }
+
+    /// Parse, Bind and Execute of one `set_config` per value, if there are any. Values travel as parameters.
+    pub(crate) fn write_sets(&self, out: &mut Vec<u8>) -> bool {
+        if self.sets.is_empty() {
+            return false;
+        }
+        let calls: Vec<_> = (0..self.sets.len())
+            .map(|i| format!("pg_catalog.set_config(${}, ${}, false)", 2 * i + 1, 2 * i + 2))
+            .collect();
+        let mut content = format!("SELECT {}", calls.join(", ")).into_bytes();
+        content.extend([0; 3]);
+        let values: Vec<_> = self.sets.iter().flat_map(|(n, v)| [Some(n.as_bytes()), Some(v.as_bytes())]).collect();
+        let mut writer = FrontendWriter(out);
+        writer.parse_content(b"", &content);
+        writer.bind_text(values.into_iter());
+        writer.execute();
+        true
+    }
+}
+
+/// An SQL identifier in double quotes.
+pub(crate) fn quote_ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_names_what_differs() {
+        let from = Settings::default().with("TimeZone", "UTC").with("app.a\"b", "x").with("datestyle", "ISO, MDY");
+        let to = Settings::default().with("timezone", "Europe/Rome").with("DateStyle", "ISO, MDY").with("x", "'; drop");
+        let replay = Replay::between(&from, &to);
+        assert_eq!(replay.reset_query().as_deref(), Some("RESET \"app\".\"a\"\"b\""));
+        assert_eq!(replay.sets, [("timezone", "Europe/Rome"), ("x", "'; drop")]);
+        let mut out = Vec::new();
+        assert!(replay.write_sets(&mut out));
+        let text = String::from_utf8_lossy(&out).into_owned();
+        assert!(text.contains("set_config($1, $2, false), pg_catalog.set_config($3, $4, false)"), "{text}");
+        assert_eq!(Replay::between(&to, &to), Replay::default());
+        assert!(!Replay::between(&to, &to).write_sets(&mut out));
+    }
+
+    #[test]
+    fn names_are_compared_as_postgresql_does() {
+        let s = Settings::default().with("TimeZone", "UTC");
+        assert_eq!(s.get("timezone"), Some("UTC"));
+        assert!(s.without("TIMEZONE").is_empty());
+        assert!(!is_settable("is_superuser") && is_settable("TimeZone"));
+    }
+}
