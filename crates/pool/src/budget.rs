@@ -66,6 +66,13 @@ impl Budget {
         self.seen = None;
     }
 
+    /// The limits will not be told: the configured sizes are all there is.
+    pub fn set_unknown(&mut self) {
+        self.limits = None;
+        self.control = 0;
+        self.seen = None;
+    }
+
     /// New configuration.
     pub fn configure(&mut self, headroom: u32, cap: Option<u32>) {
         self.wanted_headroom = headroom;

@@ -107,6 +107,11 @@ impl<S, W> Pool<S, W> {
         self.idle.iter().map(|i| (&i.server, i.since))
     }
 
+    /// Those in the queue and since when, first come first.
+    pub fn iter_waiting(&self) -> impl Iterator<Item = (&W, Instant)> {
+        self.queue.iter().map(|w| (&w.client, w.since))
+    }
+
     /// A server for `client`: the most recently used one, or among the last few the one that `prefer` likes.
     pub fn checkout(&mut self, client: W, now: Instant, prefer: impl Fn(&S) -> bool) -> Checkout<S> {
         if !self.paused && self.queue.len() == 0 {

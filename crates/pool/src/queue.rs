@@ -44,6 +44,10 @@ impl<W> Queue<W> {
         self.places.front()?.as_ref()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &W> {
+        self.places.iter().flatten()
+    }
+
     /// The waiter, if it is still there.
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<W> {
         let index = usize::try_from(ticket.0.checked_sub(self.first)?).ok()?;

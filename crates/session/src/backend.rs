@@ -10,7 +10,7 @@ use pgsluice_wire::{
 use crate::frontend::Session;
 use crate::ledger::Owed;
 use crate::plan::Plan;
-use crate::server::{Residue, Rest, Server};
+use crate::server::{NOBODYS, Residue, Rest, Server};
 use crate::settings::is_settable;
 use crate::{Ctx, Violation};
 
@@ -110,24 +110,28 @@ impl Server {
             backend::PARAMETER_STATUS => Ok(self.handle_parameter(session, ParameterStatus::read(body)?)),
             backend::NOTICE_RESPONSE => Ok(linked && self.ledger.front().is_none_or(|owed| !owed.is_hidden())),
             backend::NOTIFICATION_RESPONSE => Ok(linked),
-            _ => self.handle_answer(head.tag).map(|shown| shown && linked),
+            _ => self.handle_answer(session, head.tag).map(|shown| shown && linked),
         }
     }
 
     /// Messages that answer an entry of their own kind.
-    fn handle_answer(&mut self, tag: u8) -> Result<bool, Violation> {
+    fn handle_answer(&mut self, session: Option<&mut Session>, tag: u8) -> Result<bool, Violation> {
         let Some(front) = self.ledger.front() else { return Err(self.not_owed(tag)) };
         let shown = !front.is_hidden();
         let (owed, ends) = match tag {
             backend::PARSE_COMPLETE => {
                 let fits = matches!(
                     front,
-                    Owed::Parse { .. } | Owed::ParseUnnamed | Owed::ParseTaken { .. } | Owed::HiddenParse(_)
+                    Owed::Parse { .. }
+                        | Owed::ParseUnnamed(_)
+                        | Owed::ParsePassed
+                        | Owed::ParseTaken { .. }
+                        | Owed::HiddenParse(_)
                 );
                 (fits, true)
             }
             backend::BIND_COMPLETE => (matches!(front, Owed::Bind(_) | Owed::HiddenBind), true),
-            backend::CLOSE_COMPLETE => (matches!(front, Owed::Close | Owed::HiddenClose(_)), true),
+            backend::CLOSE_COMPLETE => (matches!(front, Owed::Close | Owed::CloseUnnamed(_) | Owed::HiddenClose(_)), true),
             backend::PARAMETER_DESCRIPTION => (matches!(front, Owed::DescribeStatement(_)), false),
             backend::NO_DATA => (matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal), true),
             backend::ROW_DESCRIPTION => (true, matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal)),
@@ -142,9 +146,13 @@ impl Server {
         if !owed {
             return Err(self.not_owed(tag));
         }
-        if ends && let Some(Owed::ParseTaken { .. }) = self.ledger.pop() {
-            // PostgreSQL took a name it was to refuse: what this server has prepared is not what we think.
+        if ends && let Some(Owed::ParseTaken { old, statement }) = self.ledger.pop() {
+            // PostgreSQL took a name it was to refuse (SQL deallocated it): what this server has under our name for the
+            // old statement is the new one.
             self.set_close_needed();
+            if let Some(session) = session {
+                session.rename(old.name, statement);
+            }
         }
         Ok(shown)
     }
@@ -235,21 +243,16 @@ impl Server {
         self.copying_in = false;
         let Some(front) = self.ledger.front() else { return session.is_some() };
         let mut shown = session.is_some();
+        if let (Some(report), Some((theirs, name))) = (report, session.as_ref().and_then(|s| s.error_names(front))) {
+            shown = !write_renamed(report, theirs.as_bytes(), &name, ctx.plan);
+        }
         match front {
-            Owed::Bind(Some(id)) | Owed::DescribeStatement(Some(id)) => {
-                let id = *id;
+            Owed::Bind(Some(named)) | Owed::DescribeStatement(Some(named)) => {
+                let id = named.statement.id();
                 match report.map(|r| r.sqlstate()) {
                     Some(code) if code == sqlstate::FEATURE_NOT_SUPPORTED.as_bytes() => self.prepared.spoil(id),
                     Some(code) if code == sqlstate::INVALID_STATEMENT_NAME.as_bytes() => self.prepared.remove(id),
                     _ => {}
-                }
-            }
-            Owed::ParseTaken { name, .. } => {
-                if let Some(report) =
-                    report.filter(|r| r.sqlstate() == sqlstate::DUPLICATE_PREPARED_STATEMENT.as_bytes())
-                {
-                    write_taken(report, name, ctx.plan);
-                    shown = false;
                 }
             }
             // A cancel that came late may hit a command of ours; it hit nobody else.
@@ -282,10 +285,17 @@ impl Server {
     fn undo(&mut self, owed: Owed, session: Option<&mut Session>) {
         match &owed {
             Owed::Parse { statement, .. } | Owed::HiddenParse(Some(statement)) => self.prepared.remove(statement.id()),
-            Owed::HiddenClose(statement) => {
+            Owed::HiddenClose(Some(statement)) => {
                 self.prepared.insert(statement.clone());
                 self.prepared.spoil(statement.id());
             }
+            Owed::ParseUnnamed(replaced) | Owed::CloseUnnamed(replaced) | Owed::Query(replaced) => {
+                if self.ledger.replaces_unnamed(replaced.as_deref()) {
+                    return;
+                }
+                self.unnamed = Some(NOBODYS);
+            }
+            Owed::HiddenParse(None) | Owed::HiddenClose(None) => self.unnamed = Some(NOBODYS),
             _ => {}
         }
         if let Some(session) = session {
@@ -321,10 +331,17 @@ impl Server {
     }
 }
 
-/// The error PostgreSQL gave for our name of the statement, told with the client's.
-fn write_taken(report: Report<'_>, name: &[u8], plan: &mut Plan) {
-    let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
-    let fields =
-        report.fields().map(|(code, value)| (code, if code == field::MESSAGE { text.as_bytes() } else { value }));
+/// An error whose message names a statement as the server knows it, told with the client's name. Does it name it? The
+/// name is looked for without its quotes, which depend on the server's language.
+fn write_renamed(report: Report<'_>, theirs: &[u8], name: &[u8], plan: &mut Plan) -> bool {
+    let text = report.message();
+    let Some(at) = text.windows(theirs.len()).position(|part| part == theirs) else { return false };
+    let rest = &text[at + theirs.len()..];
+    if theirs.last().is_some_and(u8::is_ascii_digit) && rest.first().is_some_and(u8::is_ascii_digit) {
+        return false;
+    }
+    let told = [&text[..at], name, rest].concat();
+    let fields = report.fields().map(|(code, value)| (code, if code == field::MESSAGE { &told[..] } else { value }));
     plan.insert(|out| BackendWriter(out).error_fields(fields));
+    true
 }

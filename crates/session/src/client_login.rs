@@ -162,7 +162,7 @@ impl ClientLogin {
                 // Bytes that came along in the clear were meant to be read after encryption began (CVE-2021-23222).
                 self.encryption_requests += 1;
                 if !rest.is_empty() || self.encryption_requests > 2 * ENCRYPTION_REQUESTS_MAX {
-                    return Err(Malformed { message: "SSLRequest or GSSENCRequest" }).map_err(Violation::from)?;
+                    return Err(Violation::from(Malformed { message: "SSLRequest or GSSENCRequest" }).into());
                 }
                 out.push(b'N');
                 Ok(None)

@@ -10,10 +10,10 @@ use pgsluice_wire::{
 
 use crate::Ctx;
 use crate::error::{Refusal, Violation};
-use crate::ledger::Owed;
-use crate::server::Server;
+use crate::ledger::{Named, Owed};
+use crate::server::{NOBODYS, Server};
 use crate::settings::{Replay, Settings, same};
-use crate::statement::{Names, Statement};
+use crate::statement::{GUARD, Names, RESERVED_PREFIX, Statement};
 
 /// Longest Parse of a named statement, in bytes: it is read whole, as its content is its identity.
 const PARSE_MAX: usize = 64 << 20;
@@ -21,6 +21,8 @@ const PARSE_MAX: usize = 64 << 20;
 const NAMES_MAX: usize = 16 << 10;
 /// Longest unnamed statement that is kept for another server, in bytes.
 const UNNAMED_MAX: usize = 64 << 10;
+/// Responses owed before unnamed statements that were replaced are not kept any more for the case of an error.
+const REPLACED_KEPT_MAX: usize = 64;
 
 /// For how long a client keeps its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +88,25 @@ enum Fate {
 /// The client's unnamed statement.
 #[derive(Debug, Default)]
 struct Unnamed {
-    /// Grows with each Parse.
+    /// Grows whenever it is another, or none.
     generation: u64,
     /// Empty when there is none, or when it was too long to keep.
     content: Vec<u8>,
+}
+
+impl Unnamed {
+    fn forget(&mut self) {
+        self.generation += 1;
+        self.content.clear();
+    }
+
+    /// There is none any more. Returns what was there if the message that replaces it may yet be skipped.
+    fn replace(&mut self, server: &Server) -> Option<Vec<u8>> {
+        self.generation += 1;
+        let kept = server.ledger.is_open().then(|| std::mem::take(&mut self.content));
+        self.content.clear();
+        kept.map(|content| if server.ledger.len() < REPLACED_KEPT_MAX { content } else { Vec::new() })
+    }
 }
 
 /// One client's session after login.
@@ -177,7 +194,7 @@ impl Session {
             }
             server.owe_hidden_cycle(Owed::HiddenSync);
         }
-        server.unnamed = None;
+        server.unnamed = Some(NOBODYS);
         server.settings = self.settings.clone();
     }
 
@@ -254,19 +271,22 @@ impl Session {
     fn answer_owed(&mut self, server: &mut Server, why: &Refusal, reply: &mut Vec<u8>) {
         let mut failed = server.ledger.is_skipping();
         let mut open = !server.ready && server.ledger.is_empty();
+        let mut undone = Vec::new();
         while let Some(owed) = server.ledger.pop() {
             let ends = owed.ends_with_ready();
             if !failed {
                 why.write(Severity::Error, reply);
             }
             failed = true;
-            self.undo(owed);
+            undone.push(owed);
             if ends {
                 BackendWriter(reply).ready(TxStatus::Idle);
                 failed = false;
             }
             open = !ends;
         }
+        // The newest first, as each has to find what the one before it left.
+        undone.into_iter().rev().for_each(|owed| self.undo(owed));
         if open {
             if !failed {
                 why.write(Severity::Error, reply);
@@ -283,15 +303,35 @@ impl Session {
             Owed::OwnCloseComplete { name, statement } => {
                 self.names.insert(name, statement);
             }
-            Owed::ParseUnnamed => self.unnamed.content.clear(),
+            Owed::ParseUnnamed(replaced) | Owed::CloseUnnamed(replaced) | Owed::Query(replaced) => {
+                self.unnamed.generation += 1;
+                self.unnamed.content = replaced.unwrap_or_default();
+            }
             _ => {}
+        }
+    }
+
+    /// The client's name means another statement now.
+    pub(crate) fn rename(&mut self, name: Arc<[u8]>, statement: Arc<Statement>) {
+        self.names.insert(name, statement);
+    }
+
+    /// What the server calls the statement that an error for `owed` may name, and what its client does.
+    pub(crate) fn error_names(&self, owed: &Owed) -> Option<(String, Arc<[u8]>)> {
+        match owed {
+            Owed::Bind(Some(named)) | Owed::DescribeStatement(Some(named)) | Owed::ParseTaken { old: named, .. } => {
+                Some((named.statement.server_name().to_owned(), named.name.clone()))
+            }
+            Owed::Bind(None) | Owed::DescribeStatement(None) if self.max_prepared > 0 => {
+                Some((format!("{GUARD}{RESERVED_PREFIX}"), RESERVED_PREFIX.as_bytes().into()))
+            }
+            _ => None,
         }
     }
 
     /// DISCARD ALL (`everything`) or DEALLOCATE ALL ran: with the first, the settings are the startup message's again.
     pub(crate) fn forget_statements(&mut self, everything: bool) {
         self.names.clear();
-        self.unnamed.content.clear();
         if everything {
             self.settings = self.base.clone();
         }
@@ -360,8 +400,10 @@ impl Session {
             frontend::FLUSH => Ok(self.discard(message)),
             frontend::CLOSE if self.max_prepared > 0 => {
                 let Some(body) = message.whole(NAMES_MAX, "Close")? else { return Ok(Step::Blocked(Want::More)) };
-                if let Target::Statement(name) = Target::read(body, "Close")? {
-                    self.names.remove(name);
+                match Target::read(body, "Close")? {
+                    Target::Statement(b"") => self.unnamed.forget(),
+                    Target::Statement(name) => drop(self.names.remove(name)),
+                    Target::Portal(_) => {}
                 }
                 BackendWriter(&mut ctx.plan.reply).bare(backend::CLOSE_COMPLETE);
                 Ok(Step::Taken)
@@ -380,21 +422,22 @@ impl Session {
         if server.ledger.is_skipping() && tag != frontend::SYNC {
             return Ok(self.discard(message));
         }
+        if !server.ledger.is_settled() && concerns_statements(tag) {
+            return Ok(Step::Blocked(Want::Server));
+        }
         match tag {
             frontend::QUERY => {
-                self.unnamed.content.clear();
+                let replaced = self.unnamed.replace(server);
                 server.unnamed = None;
-                server.owe(Owed::Query);
+                server.owe(Owed::Query(replaced));
             }
             frontend::EXECUTE => server.owe(Owed::Execute),
             frontend::SYNC if server.copying_in => {}
             frontend::SYNC => server.owe(Owed::Sync),
             frontend::FUNCTION_CALL => server.owe(Owed::FunctionCall),
             frontend::COPY_DATA if !server.copying_in => server.ledger.push(Owed::CopyData),
-            frontend::COPY_DONE | frontend::COPY_FAIL => {
-                server.copying_in = false;
-                server.ledger.push(Owed::CopyEnd);
-            }
+            frontend::COPY_DONE | frontend::COPY_FAIL if server.copying_in => server.copying_in = false,
+            frontend::COPY_DONE | frontend::COPY_FAIL => server.ledger.push(Owed::CopyEnd),
             frontend::PARSE => return self.parse(message, server, ctx),
             frontend::BIND => return self.bind(message, server, ctx),
             frontend::DESCRIBE => return self.describe(message, server, ctx),
@@ -409,7 +452,7 @@ impl Session {
             None if message.head.body_len > 0 => Ok(Step::Blocked(Want::More)),
             Some(0) => Ok(self.parse_unnamed(message, server, ctx)),
             _ if self.max_prepared == 0 => {
-                server.owe(Owed::ParseUnnamed);
+                server.owe(Owed::ParsePassed);
                 Ok(self.pass(message, ctx))
             }
             _ => self.parse_named(message, server, ctx),
@@ -417,9 +460,8 @@ impl Session {
     }
 
     fn parse_unnamed(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
-        self.unnamed.generation += 1;
-        self.unnamed.content.clear();
-        server.owe(Owed::ParseUnnamed);
+        let replaced = self.unnamed.replace(server);
+        server.owe(Owed::ParseUnnamed(replaced));
         server.unnamed = Some((self.id, self.unnamed.generation));
         ctx.plan.forward(message.span());
         self.rest = (message.missing(), Fate::Keep);
@@ -434,16 +476,24 @@ impl Session {
     fn parse_named(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let Some(body) = message.whole(PARSE_MAX, "Parse")? else { return Ok(Step::Blocked(Want::More)) };
         let parse = Parse::read(body)?;
+        if server.ledger.has_ready_ahead() {
+            // Whether PostgreSQL would take it depends on the transaction's state by then, and DISCARD ALL may be ahead.
+            return Ok(Step::Blocked(Want::Server));
+        }
         ctx.counters.client_parses += 1;
         let statement = ctx.registry.intern(parse.content);
-        if let Some((name, old)) = self.names.get_key_value(parse.name).map(|(n, s)| (n.clone(), s.clone())) {
-            server.ensure_prepared(&old, self.max_prepared, ctx);
-            write_parse(&old, &message, parse.content.len(), ctx);
-            server.owe(Owed::ParseTaken { name, statement });
+        if let Some(old) = self.named(parse.name) {
+            server.ensure_prepared(&old.statement, self.max_prepared, ctx);
+            write_parse(&old.statement, &message, parse.content.len(), ctx);
+            server.owe(Owed::ParseTaken { old, statement });
             return Ok(Step::Taken);
         }
         let name: Arc<[u8]> = parse.name.into();
         self.names.insert(name.clone(), statement.clone());
+        if server.tx == TxStatus::Failed {
+            // It is PostgreSQL's to say that it takes none now, so it has to be asked.
+            server.prepared.spoil(statement.id());
+        }
         if server.prepared.touch(statement.id()) {
             server.owe(Owed::OwnParseComplete { name });
             server.settle_reply(ctx.plan);
@@ -462,29 +512,56 @@ impl Session {
         if bind.statement.is_empty() {
             self.ensure_unnamed(server, ctx);
         }
-        let Some(statement) = self.names.get(bind.statement).cloned() else {
-            server.owe(Owed::Bind(None));
-            return Ok(self.pass(message, ctx));
+        let named = self.named(bind.statement);
+        let guarded;
+        let server_name = match &named {
+            Some(Named { statement, .. }) => {
+                server.ensure_prepared(statement, self.max_prepared, ctx);
+                statement.server_name().as_bytes()
+            }
+            None if self.is_reserved(bind.statement) => {
+                guarded = guard(bind.statement);
+                &guarded
+            }
+            None => {
+                server.owe(Owed::Bind(None));
+                return Ok(self.pass(message, ctx));
+            }
         };
-        server.ensure_prepared(&statement, self.max_prepared, ctx);
-        server.owe(Owed::Bind(Some(statement.id())));
         let names_end = message.at + HEAD_LEN + bind.names_len();
         let tail_len = message.at + message.head.total() - names_end;
-        ctx.plan.insert(|out| {
-            FrontendWriter(out).bind_front(bind.portal, statement.server_name().as_bytes(), tail_len);
-        });
+        ctx.plan.insert(|out| FrontendWriter(out).bind_front(bind.portal, server_name, tail_len));
+        server.owe(Owed::Bind(named));
         ctx.plan.forward(names_end..message.end);
         self.rest = (message.missing(), Fate::Forward);
         Ok(Step::Taken)
     }
 
-    /// The unnamed statement lives until it is replaced, wherever the session is by then.
+    /// The statement a client's name means.
+    fn named(&self, name: &[u8]) -> Option<Named> {
+        let (name, statement) = self.names.get_key_value(name)?;
+        Some(Named { name: name.clone(), statement: statement.clone() })
+    }
+
+    /// Could this name, which the client has given to nothing, be one of ours on the server?
+    fn is_reserved(&self, name: &[u8]) -> bool {
+        self.max_prepared > 0 && name.starts_with(RESERVED_PREFIX.as_bytes())
+    }
+
+    /// The unnamed statement lives until it is replaced, wherever the session is by then; and nobody else's is there.
     fn ensure_unnamed(&mut self, server: &mut Server, ctx: &mut Ctx<'_>) {
         let mine = Some((self.id, self.unnamed.generation));
-        if server.unnamed != mine && !self.unnamed.content.is_empty() {
+        if server.unnamed == mine {
+            return;
+        }
+        if !self.unnamed.content.is_empty() {
             ctx.plan.insert(|out| FrontendWriter(out).parse_content(b"", &self.unnamed.content));
             server.owe(Owed::HiddenParse(None));
             server.unnamed = mine;
+        } else if server.unnamed.is_some() {
+            ctx.plan.insert(|out| FrontendWriter(out).close_statement(b""));
+            server.owe(Owed::HiddenClose(None));
+            server.unnamed = None;
         }
     }
 
@@ -500,30 +577,56 @@ impl Session {
         if name.is_empty() {
             self.ensure_unnamed(server, ctx);
         }
-        let Some(statement) = self.names.get(name).cloned() else {
-            server.owe(Owed::DescribeStatement(None));
-            return Ok(self.pass(message, ctx));
-        };
-        server.ensure_prepared(&statement, self.max_prepared, ctx);
-        server.owe(Owed::DescribeStatement(Some(statement.id())));
-        ctx.plan.insert(|out| FrontendWriter(out).describe_statement(statement.server_name().as_bytes()));
+        let named = self.named(name);
+        if let Some(Named { statement, .. }) = &named {
+            server.ensure_prepared(statement, self.max_prepared, ctx);
+            ctx.plan.insert(|out| FrontendWriter(out).describe_statement(statement.server_name().as_bytes()));
+        } else if self.is_reserved(name) {
+            ctx.plan.insert(|out| FrontendWriter(out).describe_statement(&guard(name)));
+        } else {
+            self.pass(message, ctx);
+        }
+        server.owe(Owed::DescribeStatement(named));
         Ok(Step::Taken)
     }
 
     fn close(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let Some(body) = message.whole(NAMES_MAX, "Close")? else { return Ok(Step::Blocked(Want::More)) };
-        let known = match Target::read(body, "Close")? {
+        let target = Target::read(body, "Close")?;
+        let known = match target {
+            Target::Statement(b"") => {
+                let replaced = self.unnamed.replace(server);
+                server.unnamed = None;
+                server.owe(Owed::CloseUnnamed(replaced));
+                return Ok(self.pass(message, ctx));
+            }
             Target::Statement(name) => self.names.remove_entry(name),
             Target::Portal(_) => None,
         };
         let Some((name, statement)) = known else {
             server.owe(Owed::Close);
-            return Ok(self.pass(message, ctx));
+            return Ok(match target {
+                Target::Statement(name) if self.is_reserved(name) => {
+                    ctx.plan.insert(|out| FrontendWriter(out).close_statement(&guard(name)));
+                    Step::Taken
+                }
+                _ => self.pass(message, ctx),
+            });
         };
         server.owe(Owed::OwnCloseComplete { name, statement });
         server.settle_reply(ctx.plan);
         Ok(Step::Taken)
     }
+}
+
+/// Does what this message does depend on which statements there are, or change it?
+fn concerns_statements(tag: u8) -> bool {
+    matches!(tag, frontend::PARSE | frontend::BIND | frontend::DESCRIBE | frontend::CLOSE | frontend::QUERY)
+}
+
+/// A name that no statement on a server has; [`Session::error_names`] takes the guard away again.
+fn guard(name: &[u8]) -> Vec<u8> {
+    [GUARD.as_bytes(), name].concat()
 }
 
 /// A Parse under the server's name for `named`, with the content as it came.

@@ -11,25 +11,37 @@ use crate::statement::Statement;
 /// Entries a ledger holds before the client is not read any further, see `docs/limits.md`.
 pub(crate) const LEDGER_MAX: usize = 16_384;
 
+/// A statement and what the client calls it.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) name: Arc<[u8]>,
+    pub(crate) statement: Arc<Statement>,
+}
+
 /// One response owed.
 #[derive(Debug)]
 pub(crate) enum Owed {
-    /// A simple Query: anything up to ReadyForQuery.
-    Query,
+    /// A simple Query: anything up to ReadyForQuery; and the unnamed statement it destroys, see [`Owed::ParseUnnamed`].
+    Query(Option<Vec<u8>>),
     /// A FunctionCall: up to ReadyForQuery.
     FunctionCall,
     /// A Sync: ReadyForQuery.
     Sync,
-    /// A Parse of the unnamed statement.
-    ParseUnnamed,
+    /// A Parse of the unnamed statement, and the one it takes the place of if that could live on: if an error in front of
+    /// this can have it skipped.
+    ParseUnnamed(Option<Vec<u8>>),
+    /// A Close of the unnamed statement, and what that was, as for [`Owed::ParseUnnamed`].
+    CloseUnnamed(Option<Vec<u8>>),
+    /// A Parse under a name that is the server's business.
+    ParsePassed,
     /// A Parse under a name the client did not have.
     Parse { name: Arc<[u8]>, statement: Arc<Statement> },
     /// A Parse under a name the client already has: PostgreSQL will refuse it.
-    ParseTaken { name: Arc<[u8]>, statement: Arc<Statement> },
+    ParseTaken { old: Named, statement: Arc<Statement> },
     /// A Bind, and the named statement it takes.
-    Bind(Option<u64>),
+    Bind(Option<Named>),
     /// A Describe of a statement, and the named one it is.
-    DescribeStatement(Option<u64>),
+    DescribeStatement(Option<Named>),
     /// A Describe of a portal.
     DescribePortal,
     /// An Execute.
@@ -50,8 +62,8 @@ pub(crate) enum Owed {
     HiddenBind,
     /// Ours: an Execute.
     HiddenExecute,
-    /// Ours: a Close of a statement.
-    HiddenClose(Arc<Statement>),
+    /// Ours: a Close of a statement, the unnamed one if it says none.
+    HiddenClose(Option<Arc<Statement>>),
     /// Ours: a Sync.
     HiddenSync,
     /// Ours: a simple Query.
@@ -77,7 +89,24 @@ impl Owed {
 
     /// Is it a command whose errors end with it, not with a Sync?
     pub(crate) fn is_whole_cycle(&self) -> bool {
-        matches!(self, Self::Query | Self::FunctionCall | Self::HiddenQuery)
+        matches!(self, Self::Query(_) | Self::FunctionCall | Self::HiddenQuery)
+    }
+
+    /// Would an error in front of it take back what is known of statements by now?
+    fn is_provisional(&self) -> bool {
+        use Owed::*;
+        matches!(
+            self,
+            Parse { .. }
+                | ParseTaken { .. }
+                | OwnParseComplete { .. }
+                | OwnCloseComplete { .. }
+                | HiddenParse(_)
+                | HiddenClose(_)
+                | ParseUnnamed(Some(_))
+                | CloseUnnamed(Some(_))
+                | Query(Some(_))
+        )
     }
 
     fn owes_nothing(&self) -> bool {
@@ -91,6 +120,10 @@ pub(crate) struct Ledger {
     owed: VecDeque<Owed>,
     /// After an error the server reads no more until Sync, and the Sync has not been sent yet.
     skipping: bool,
+    /// A message was sent since the last Sync whose error has all up to the next one skipped.
+    open: bool,
+    /// Provisional entries behind the last Sync, and those in front of it.
+    provisional: (usize, usize),
 }
 
 impl Ledger {
@@ -115,18 +148,41 @@ impl Ledger {
         self.skipping
     }
 
-    pub(crate) fn has_ready_ahead(&self) -> bool {
-        self.owed.iter().any(Owed::ends_with_ready)
+    /// Is known which statements there are, whatever happens to messages that were sent before the last Sync?
+    pub(crate) fn is_settled(&self) -> bool {
+        self.provisional.1 == 0
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Owed> {
-        self.owed.iter()
+    /// The unnamed statement turns out to be another one. Does a message that has been sent replace it in its turn? Then
+    /// this is what that one replaces.
+    pub(crate) fn replaces_unnamed(&mut self, by_now: Option<&[u8]>) -> bool {
+        let mut later = self.owed.iter_mut().filter_map(|owed| match owed {
+            Owed::ParseUnnamed(replaced) | Owed::CloseUnnamed(replaced) | Owed::Query(replaced) => Some(replaced),
+            _ => None,
+        });
+        let Some(replaced) = later.next() else { return false };
+        if let Some(replaced) = replaced {
+            *replaced = by_now.unwrap_or_default().to_vec();
+        }
+        true
+    }
+
+    /// Can an error in front of it have the next message skipped?
+    pub(crate) fn is_open(&self) -> bool {
+        self.open && !self.owed.is_empty()
+    }
+
+    pub(crate) fn has_ready_ahead(&self) -> bool {
+        self.owed.iter().any(Owed::ends_with_ready)
     }
 
     pub(crate) fn push(&mut self, owed: Owed) {
         if owed.is_sync() {
             self.skipping = false;
+            self.provisional = (0, self.provisional.0 + self.provisional.1);
         }
+        self.open = !owed.is_sync() && (self.open || !(owed.is_whole_cycle() || owed.owes_nothing()));
+        self.provisional.0 += usize::from(owed.is_provisional());
         let marker = owed.owes_nothing();
         let same = matches!((self.owed.back(), &owed), (Some(Owed::CopyData), Owed::CopyData));
         if !(marker && (self.owed.is_empty() || same)) {
@@ -137,6 +193,7 @@ impl Ledger {
     /// The front was answered. Markers behind it have been reached, too.
     pub(crate) fn pop(&mut self) -> Option<Owed> {
         let front = self.owed.pop_front();
+        front.iter().for_each(|owed| self.settle(owed));
         while self.owed.front().is_some_and(Owed::owes_nothing) {
             self.owed.pop_front();
         }
@@ -146,25 +203,39 @@ impl Ledger {
     /// The server reported an error for the front: everything up to the next Sync gets no answer, and is returned
     /// newest first, for its effects to be undone. A command that ends with its own ReadyForQuery stays.
     pub(crate) fn fail(&mut self) -> Vec<Owed> {
+        if let Some(Owed::ParseUnnamed(replaced)) = self.owed.front_mut() {
+            // PostgreSQL drops the old one before it looks at the new one (`exec_parse_message`).
+            *replaced = replaced.take().map(|_| Vec::new());
+        }
         if self.owed.front().is_none_or(Owed::is_whole_cycle) {
             return Vec::new();
         }
         let end = self.owed.iter().position(Owed::is_sync);
         self.skipping = end.is_none();
         let mut dropped: Vec<_> = self.owed.drain(..end.unwrap_or(self.owed.len())).collect();
+        dropped.iter().for_each(|owed| self.settle(owed));
         dropped.reverse();
         dropped
     }
 
-    /// CopyInResponse came for the front: Syncs sent ahead of the data are read in copy mode, where PostgreSQL ignores
-    /// them (`CopyGetData` in `src/backend/commands/copyfromparse.c`). Is the end of the data still to be sent?
+    /// An entry at the front is gone.
+    fn settle(&mut self, owed: &Owed) {
+        if owed.is_provisional() {
+            let (behind, ahead) = &mut self.provisional;
+            *(if *ahead > 0 { ahead } else { behind }) -= 1;
+        }
+    }
+
+    /// CopyInResponse came for the front: Syncs sent ahead of the end of the data are read in copy mode, where PostgreSQL
+    /// ignores them (`CopyGetData` in `src/backend/commands/copyfromparse.c`). Is the end of the data still to be sent?
     pub(crate) fn begin_copy_in(&mut self) -> bool {
-        let mut in_front = true;
+        let mut copying = true;
         self.owed.retain(|owed| {
-            in_front &= !owed.owes_nothing();
-            !(in_front && matches!(owed, Owed::Sync))
+            let read_in_copy_mode = copying && matches!(owed, Owed::Sync | Owed::CopyData | Owed::CopyEnd);
+            copying &= !matches!(owed, Owed::CopyEnd);
+            !read_in_copy_mode
         });
-        !self.owed.iter().any(|owed| matches!(owed, Owed::CopyEnd))
+        copying
     }
 }
 
@@ -175,15 +246,16 @@ mod tests {
     #[test]
     fn an_error_drops_up_to_the_sync_newest_first() {
         let mut ledger = Ledger::default();
-        for owed in [Owed::Bind(None), Owed::Execute, Owed::Query, Owed::Sync, Owed::Query] {
+        let query = || Owed::Query(None);
+        for owed in [Owed::Bind(None), Owed::Execute, query(), Owed::Sync, query()] {
             ledger.push(owed);
         }
         let dropped = ledger.fail();
-        assert!(matches!(dropped[..], [Owed::Query, Owed::Execute, Owed::Bind(None)]), "{dropped:?}");
+        assert!(matches!(dropped[..], [Owed::Query(_), Owed::Execute, Owed::Bind(None)]), "{dropped:?}");
         assert!(!ledger.is_skipping());
         assert!(matches!(ledger.pop(), Some(Owed::Sync)));
         assert!(ledger.fail().is_empty(), "a simple query keeps its ReadyForQuery");
-        assert!(matches!(ledger.front(), Some(Owed::Query)));
+        assert!(matches!(ledger.front(), Some(Owed::Query(_))));
     }
 
     #[test]
@@ -204,8 +276,9 @@ mod tests {
         }
         assert_eq!(ledger.len(), 5, "one marker for a run of data");
         assert!(!ledger.begin_copy_in());
+        assert_eq!(ledger.len(), 2, "the markers are this copy's");
         assert!(matches!(ledger.pop(), Some(Owed::Execute)));
-        assert!(matches!(ledger.front(), Some(Owed::Sync)), "markers go once they are reached");
+        assert!(matches!(ledger.front(), Some(Owed::Sync)), "the Sync behind the data is answered");
         ledger.pop();
         ledger.push(Owed::CopyData);
         assert!(ledger.is_empty(), "data outside a copy owes nothing");

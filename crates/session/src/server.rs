@@ -77,6 +77,9 @@ pub(crate) struct Rest {
     pub(crate) shown: bool,
 }
 
+/// In [`Server::unnamed`]: there is one, and it is no client's.
+pub(crate) const NOBODYS: (u64, u64) = (u64::MAX, u64::MAX);
+
 /// A server connection, see the module's documentation.
 #[derive(Debug)]
 pub struct Server {
@@ -91,7 +94,7 @@ pub struct Server {
     /// ReadyForQuery was the last word of both sides.
     pub(crate) ready: bool,
     pub(crate) residue: Residue,
-    /// Whose unnamed statement it holds: session and generation.
+    /// Whose unnamed statement it holds, session and generation; `None` if it certainly holds none.
     pub(crate) unnamed: Option<(u64, u64)>,
     pub(crate) copying_in: bool,
     /// DISCARD ALL ran in the cycle that has not ended yet.
@@ -172,6 +175,11 @@ impl Server {
     /// Was ReadyForQuery the last word of both sides?
     pub fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Does it owe any answer?
+    pub fn owes(&self) -> bool {
+        !self.ledger.is_empty()
     }
 
     /// Is a message of ours under way that the client's have to wait for?
@@ -273,9 +281,11 @@ impl Server {
             self.hidden_query("ROLLBACK", out);
         } else if self.cancels > 0 {
             // The proxy calls again when PostgreSQL has closed the cancel request.
-        } else if let Some(remedy) = std::mem::take(&mut self.residue).remedy() {
+        } else if let Some(remedy) = self.residue.remedy() {
+            if std::mem::take(&mut self.residue).settings {
+                self.settings = Arc::default();
+            }
             self.hidden_query(&remedy, out);
-            self.settings = Arc::default();
         } else if std::mem::take(&mut self.cancel_shadow) {
             self.hidden_query("", out);
         } else {
@@ -334,7 +344,7 @@ impl Server {
 
     fn close_hidden(&mut self, statement: Arc<Statement>, plan: &mut Plan) {
         plan.insert(|out| FrontendWriter(out).close_statement(statement.server_name().as_bytes()));
-        self.owe(Owed::HiddenClose(statement));
+        self.owe(Owed::HiddenClose(Some(statement)));
     }
 
     /// The server will answer something: it is not ready until it has.

@@ -46,6 +46,8 @@ pub enum LoginFailure {
     Impostor,
     /// It broke the protocol.
     Violation(Violation),
+    /// It cannot be reached, or went away: what the system says.
+    Unreachable(String),
 }
 
 impl LoginFailure {
@@ -75,6 +77,7 @@ impl fmt::Display for LoginFailure {
             }
             Self::Impostor => write!(f, "server failed to prove that it knows the password (SCRAM)"),
             Self::Violation(v) => v.fmt(f),
+            Self::Unreachable(why) => f.write_str(why),
         }
     }
 }

@@ -11,6 +11,11 @@ use lru::LruCache;
 /// Prepared statements a registry holds before it first looks for those that nobody uses any more.
 const REGISTRY_SWEEP_MIN: usize = 1024;
 
+/// What every name of ours on a server begins with.
+pub(crate) const RESERVED_PREFIX: &str = "pgsluice_";
+/// What goes in front of a client's name that begins like ours and is none it has.
+pub(crate) const GUARD: &str = "?";
+
 /// One prepared statement.
 #[derive(Debug)]
 pub struct Statement {
@@ -86,7 +91,7 @@ impl Registry {
         }
         let id = self.next_id;
         self.next_id += self.step;
-        let server_name = format!("pgsluice_{id}").into();
+        let server_name = format!("{RESERVED_PREFIX}{id}").into();
         let statement = Arc::new(Statement { id, content: content.into(), server_name });
         self.known.insert(ByContent(statement.clone()));
         statement

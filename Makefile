@@ -1,0 +1,21 @@
+# The entry points of the project. `make` lists them.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: help demo test lint
+
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+demo: ## PostgreSQL, pgsluice in front of it and 500 clients, all thrown away afterwards
+	@scripts/demo.sh
+
+test: ## all tests, those against a real PostgreSQL and real drivers included
+	scripts/test-deps.sh
+	$(CARGO) test --workspace
+
+lint: ## formatting, clippy and documentation, all without a warning
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet

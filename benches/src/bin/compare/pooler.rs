@@ -1,0 +1,117 @@
+//! The processes under test and the fake PostgreSQL: started, waited for, ended.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pgsluice_benches::load::{Client, Mode, Script};
+use pgsluice_benches::net::{Addr, Stream};
+
+use crate::setup::target;
+
+/// How long a program may take until it answers.
+const START_MAX: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A child process that ends with its owner.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    /// Tries until it works, the process ends or the time is over.
+    fn wait_until<T>(&mut self, what: &str, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            let error = match attempt() {
+                Ok(done) => return Ok(done),
+                Err(e) => e,
+            };
+            if let Some(status) = self.0.try_wait()? {
+                return Err(io::Error::other(format!("{what} ended: {status}")));
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::new(error.kind(), format!("{what} does not answer: {error}")));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// The fake PostgreSQL.
+pub(crate) struct Server(#[expect(dead_code, reason = "lives and ends with this")] Process);
+
+impl Server {
+    /// Starts it and waits until it listens.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(program: &Path, addr: &Addr) -> io::Result<Self> {
+        let child = Command::new(program).arg("--listen").arg(addr.to_string()).stderr(Stdio::null()).spawn()?;
+        let mut process = Process(child);
+        process.wait_until("fakepg", || Stream::connect(addr))?;
+        if let Addr::Unix(path) = addr {
+            open_to_all(path)?;
+        }
+        Ok(Self(process))
+    }
+}
+
+/// Lets a pooler that runs as another user connect.
+fn open_to_all(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))
+}
+
+/// A pooler under test.
+pub(crate) struct Pooler {
+    /// Its name in the report.
+    pub(crate) name: &'static str,
+    /// Where clients connect.
+    pub(crate) addr: Addr,
+    process: Process,
+}
+
+impl Pooler {
+    /// Starts it on a configuration file and waits until it answers a query. Its log stands beside the file.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not answer, with the end of its log.
+    pub(crate) fn start(name: &'static str, program: &Path, config: &Path, addr: Addr) -> io::Result<Self> {
+        let path = config.with_extension("log");
+        let log = File::create(&path)?;
+        let mut command = Command::new(program);
+        if name == "PgBouncer" && rustix::process::geteuid().is_root() {
+            // It refuses to run as root.
+            command.args(["-u", "nobody"]);
+        }
+        let child = command.arg(config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let mut pooler = Self { name, addr, process: Process(child) };
+        pooler.wait(&path)?;
+        Ok(pooler)
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    fn wait(&mut self, log: &Path) -> io::Result<()> {
+        let (target, script) = (target(self.addr.clone()), Script::new(Mode::Simple, "SELECT 1", 1));
+        let attempt = || Client::open(&target)?.request(&script.steps[0]);
+        self.process.wait_until(self.name, attempt).map_err(|e| {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let mut last: Vec<&str> = text.lines().rev().take(10).collect();
+            last.reverse();
+            io::Error::new(e.kind(), format!("{e}; the end of its log:\n{}", last.join("\n")))
+        })
+    }
+}

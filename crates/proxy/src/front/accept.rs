@@ -1,0 +1,169 @@
+//! From an accepted connection to a worker, the console, or the door.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use pgsluice_console::Access;
+use pgsluice_session::{AuthMethod, ClientLogin, Identity, LoginWant, Refusal};
+use pgsluice_wire::Severity;
+use tokio::task::spawn_local;
+use tracing::{debug, info, warn};
+
+use super::listen::Listener;
+use super::{Front, LoginCount, random};
+use crate::message::{NewClient, ToWorker};
+use crate::net::Stream;
+
+/// Bytes read from a client at once before it is logged in.
+const READ_LEN: usize = 4 << 10;
+/// Pause when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Clients that may be logging in at once, beyond max_client_conn.
+const LOGINS_SPARE: usize = 100;
+
+/// A client logged in: what it sent behind its password, and what it has not been sent yet.
+struct LoggedIn {
+    identity: Identity,
+    early: Vec<u8>,
+    late: Vec<u8>,
+}
+
+impl Front {
+    pub(super) async fn accept(self: Rc<Self>, listener: Listener) {
+        loop {
+            match listener.accept().await {
+                Ok(stream) => {
+                    spawn_local(self.clone().greet(stream));
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a client");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn greet(self: Rc<Self>, stream: Stream) {
+        let settings = self.config().settings.clone();
+        stream.tune(settings.tcp_keepalive);
+        let logged_in = {
+            let _count = LoginCount::begin(&self);
+            let busy = self.cell.borrow().logins > settings.max_client_conn as usize + LOGINS_SPARE;
+            let limit = settings.client_login_timeout;
+            let login = self.log_in(&stream);
+            let outcome = if busy {
+                Err(Some(Refusal::TooManyClients { max: settings.max_client_conn }))
+            } else if limit.is_zero() {
+                login.await
+            } else {
+                tokio::time::timeout(limit, login).await.unwrap_or(Err(Some(Refusal::LoginTimeout)))
+            };
+            match outcome {
+                Ok(logged_in) => logged_in,
+                Err(None) => return,
+                Err(Some(refusal)) => return self.turn_away(&stream, &refusal, Vec::new()),
+            }
+        };
+        self.admit(stream, logged_in).await;
+    }
+
+    /// The exchange. `Err(None)`: there is nobody to tell.
+    async fn log_in(self: &Rc<Self>, stream: &Stream) -> Result<LoggedIn, Option<Refusal>> {
+        let (mut login, mut inbox, mut out) = (ClientLogin::default(), Vec::new(), Vec::new());
+        loop {
+            let step = login.handle(&inbox, &mut out);
+            let (taken, want) = step.map_err(Some)?;
+            inbox.drain(..taken);
+            match want {
+                LoginWant::More => {
+                    stream.write_all(&out).await.map_err(|_| None)?;
+                    out.clear();
+                    if stream.read_some(&mut inbox, READ_LEN).await.map_err(|_| None)? == 0 {
+                        return Err(None);
+                    }
+                }
+                LoginWant::Method => {
+                    let method = self.auth_method(login.identity())?;
+                    login.authenticate(method, &mut out);
+                }
+                LoginWant::Cancel { pid, secret } => {
+                    self.pass_cancel(pid, secret).await;
+                    return Err(None);
+                }
+                LoginWant::Done => {
+                    return Ok(LoggedIn { identity: login.identity().clone(), early: inbox, late: out });
+                }
+            }
+        }
+    }
+
+    fn auth_method(&self, identity: &Identity) -> Result<AuthMethod, Refusal> {
+        self.method_for(&identity.user)
+    }
+
+    async fn admit(self: Rc<Self>, stream: Stream, client: LoggedIn) {
+        let config = self.config();
+        let Identity { user, database, settings } = client.identity;
+        if pgsluice_config::RESERVED_DATABASES.contains(&database.as_str()) {
+            let access = if config.settings.admin_users.contains(&user) {
+                Access::Admin
+            } else if config.settings.stats_users.contains(&user) {
+                Access::Stats
+            } else {
+                return self.turn_away(&stream, &Refusal::NotAdmin(user.into()), client.late);
+            };
+            return self.serve_console(stream, access, client.early, client.late).await;
+        }
+        let pool = match self.admission(&database, &user) {
+            Ok(pool) => pool,
+            Err(refusal) => return self.turn_away(&stream, &refusal, client.late),
+        };
+        let dropped = &config.settings.ignore_startup_parameters;
+        let kept = dropped.iter().fold((*settings).clone(), |s, name| s.without(name));
+        let (ends, id, pid) = (stream.ends(), self.next_id(), self.next_pid());
+        let Ok(parcel) = stream.pack() else { return };
+        let worker = {
+            let mut state = self.cell.borrow_mut();
+            state.next_worker = (state.next_worker + 1) % self.workers.len();
+            let worker = state.next_worker;
+            state.clients.insert(pid, worker);
+            worker
+        };
+        if config.settings.log_connections {
+            info!(client = id, %user, %database, from = %format!("{}:{}", ends.peer.0, ends.peer.1), "client logged in");
+        }
+        let (early, late) = (client.early, client.late);
+        let secret = u32::from_ne_bytes(random());
+        let new = NewClient { parcel, ends, id, pid, secret, user, settings: kept.into(), pool, early, late };
+        self.tell(worker, ToWorker::Client(Box::new(new)));
+    }
+
+    /// May this user have a session on this database now?
+    fn admission(self: &Rc<Self>, database: &str, user: &str) -> Result<std::sync::Arc<crate::spec::PoolSpec>, Refusal> {
+        let max = self.config().settings.max_client_conn;
+        if self.shutdown.is_begun() {
+            return Err(Refusal::ShuttingDown);
+        }
+        let state = self.cell.borrow();
+        if state.disabled.contains(database) {
+            return Err(Refusal::Disabled(database.into()));
+        }
+        if state.clients.len() >= max as usize {
+            return Err(Refusal::TooManyClients { max });
+        }
+        drop(state);
+        self.pool(database, user)
+    }
+
+    /// Says why, once, and closes. `unsent`: what the client should read before it.
+    fn turn_away(&self, stream: &Stream, refusal: &Refusal, mut unsent: Vec<u8>) {
+        if self.config().settings.log_pooler_errors {
+            let ends = stream.ends();
+            info!(from = %format!("{}:{}", ends.peer.0, ends.peer.1), "client refused: {refusal}");
+        }
+        refusal.write(Severity::Fatal, &mut unsent);
+        if let Err(error) = stream.try_write(&unsent) {
+            debug!(%error, "the refusal was not delivered");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Changes of the configuration while running: RELOAD, SIGHUP, SET.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pgsluice_config::{Config, Problems};
+use tracing::{info, warn};
+
+use super::{Front, Source};
+use crate::message::ToWorker;
+use crate::spec::PoolSpec;
+
+impl Front {
+    /// Reads the file again and applies all of it, or nothing.
+    pub(super) fn reload(self: &Rc<Self>) -> Result<(), Problems> {
+        let Source::File(path) = &self.source else {
+            info!("reload: started from the command line, there is no file to read");
+            return Ok(());
+        };
+        let (config, warnings) = pgsluice_config::load(path)?;
+        warnings.iter().for_each(|w| warn!("{w}"));
+        self.apply(config);
+        Ok(())
+    }
+
+    /// Puts a configuration in force.
+    pub(super) fn apply(self: &Rc<Self>, config: Config) {
+        let old = self.config();
+        let diff = old.diff(&config);
+        for change in &diff.settings {
+            if change.changeable {
+                info!("{} is now {} (was {})", change.key, change.new, change.old);
+            } else {
+                warn!("{} stays {} until a restart (the file says {})", change.key, change.old, change.new);
+            }
+        }
+        for name in &diff.databases.removed {
+            info!("database {name} is gone: no new clients; those who are there go on");
+        }
+        let config = Arc::new(config);
+        *self.config.borrow_mut() = config.clone();
+        self.apply_budget(&config);
+        self.apply_pools(&config);
+        self.limits_due.notify_waiters();
+        self.pump();
+    }
+
+    fn apply_budget(&self, config: &Config) {
+        let s = &config.settings;
+        let cap = (s.max_server_connections > 0).then_some(s.max_server_connections);
+        let mut state = self.cell.borrow_mut();
+        for index in 0..state.clusters.len() {
+            let id = state.clusters[index].id;
+            state.broker.budget_mut(id).configure(s.budget_headroom, cap);
+        }
+    }
+
+    /// Servers of pools whose target changed are obsolete.
+    fn apply_pools(self: &Rc<Self>, config: &Config) {
+        let count = self.cell.borrow().pools.len();
+        for index in 0..count {
+            let before = self.cell.borrow().pools[index].spec.clone();
+            let new = PoolSpec::resolve(config, &before.database, &before.target.user, before.id);
+            if let Some(spec) = new.filter(|new| **new != *before) {
+                self.replace_pool(&before, spec);
+            }
+        }
+    }
+
+    fn replace_pool(self: &Rc<Self>, before: &PoolSpec, spec: Arc<PoolSpec>) {
+        let index = spec.id.0;
+        if spec.target.address != before.target.address {
+            // Its servers are counted where they are: the new place is for a new pool.
+            info!("database {} has moved: new clients go to {}", spec.database, spec.target.address);
+            let mut state = self.cell.borrow_mut();
+            state.by_name.retain(|_, id| id.0 != index);
+            return;
+        }
+        let mut state = self.cell.borrow_mut();
+        let entry = &mut state.pools[index];
+        if spec.target != before.target {
+            entry.epoch += 1;
+        }
+        entry.failed = None;
+        entry.spec = spec.clone();
+        let epoch = entry.epoch;
+        state.broker.configure_pool(spec.id, spec.limits.clone());
+        self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch });
+    }
+}

@@ -1,0 +1,143 @@
+//! Opening a server: connect, log in, hand it to the worker that wants it.
+
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use pgsluice_auth::Nonce;
+use pgsluice_pool::PoolId;
+use pgsluice_session::{IdleServer, LoginFailure, Server, ServerLogin};
+use pgsluice_wire::{FrontendWriter, HEAD_LEN, Head, tag::backend};
+use tracing::{debug, warn};
+
+use super::{Front, random};
+use crate::message::{NewServer, ServerInfo, ToWorker};
+use crate::net::Stream;
+use crate::spec::Target;
+
+/// Bytes read from a server at once before it is logged in.
+const READ_LEN: usize = 8 << 10;
+/// Longest answer to one of our own questions, in bytes.
+const ANSWER_MAX: usize = 1 << 20;
+
+/// Rows of text, as answered to one of our own questions.
+pub(super) type Rows = Vec<Vec<Option<String>>>;
+
+impl Front {
+    pub(super) async fn open_server(self: Rc<Self>, pool: PoolId, worker: usize) {
+        let (spec, epoch) = {
+            let state = self.cell.borrow();
+            (state.pools[pool.0].spec.clone(), state.pools[pool.0].epoch)
+        };
+        match self.open(&spec.target, &[]).await {
+            Ok((stream, server)) => {
+                if let Some(query) = &spec.target.connect_query {
+                    if let Err(error) = ask(&stream, query).await {
+                        warn!(database = %spec.database, %error, "connect_query failed");
+                    }
+                }
+                let info = ServerInfo {
+                    id: self.next_id(),
+                    pid: server.cancel_key().pid,
+                    ends: stream.ends(),
+                    since: Instant::now(),
+                    connected: SystemTime::now(),
+                    epoch,
+                };
+                debug!(server = info.id, pid = info.pid, database = %spec.database, "server opened");
+                match stream.pack() {
+                    Ok(parcel) => self.hand_over(pool, worker, NewServer { parcel, info, server: IdleServer::fresh(server) }),
+                    Err(error) => self.note_failure(pool, worker, &unreachable(&error)),
+                }
+            }
+            Err(failure) => self.note_failure(pool, worker, &failure),
+        }
+        self.pump();
+    }
+
+    fn hand_over(&self, pool: PoolId, worker: usize, server: NewServer) {
+        let mut state = self.cell.borrow_mut();
+        state.pools[pool.0].failed = None;
+        state.cluster_of(pool).pids.insert(server.info.pid);
+        state.broker.handle_connected(pool, worker, Instant::now());
+        drop(state);
+        self.tell(worker, ToWorker::Server { pool, server: Box::new(server) });
+    }
+
+    /// A connection to PostgreSQL, logged in. `extra` are startup parameters besides the target's.
+    pub(super) async fn open(&self, target: &Target, extra: &[(&str, &str)]) -> Result<(Stream, Server), LoginFailure> {
+        let limit = self.config().settings.server_connect_timeout;
+        let opening = self.connect_and_log_in(target, extra);
+        if limit.is_zero() {
+            return opening.await;
+        }
+        let late = || LoginFailure::Unreachable(format!("no login within {} s (server_connect_timeout)", limit.as_secs()));
+        tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn connect_and_log_in(&self, target: &Target, extra: &[(&str, &str)]) -> Result<(Stream, Server), LoginFailure> {
+        let stream = Stream::connect(&target.address.host, target.address.port).await.map_err(|e| unreachable(&e))?;
+        stream.tune(self.config().settings.tcp_keepalive);
+        let keys = (target.address.clone(), target.user.clone());
+        let known = self.cell.borrow().salted.get(&keys).cloned();
+        let (mut out, mut inbox) = (Vec::new(), Vec::new());
+        let params = target.params.iter().map(|(n, v)| (*n, v.as_str())).chain(extra.iter().copied());
+        let proof = (target.credential(known), Nonce::from_entropy(random()));
+        let mut login = ServerLogin::new(&target.user, &target.dbname, params, proof, &mut out);
+        loop {
+            stream.write_all(&out).await.map_err(|e| unreachable(&e))?;
+            out.clear();
+            if stream.read_some(&mut inbox, READ_LEN).await.map_err(|e| unreachable(&e))? == 0 {
+                return Err(LoginFailure::Unreachable("it closed the connection during login".into()));
+            }
+            let (taken, server) = login.handle(&inbox, &mut out)?;
+            inbox.drain(..taken);
+            if let Some(server) = server {
+                if let Some(learnt) = login.salted_keys() {
+                    self.cell.borrow_mut().salted.insert(keys, learnt.clone());
+                }
+                return Ok((stream, server));
+            }
+        }
+    }
+}
+
+fn unreachable(error: &io::Error) -> LoginFailure {
+    LoginFailure::Unreachable(error.to_string())
+}
+
+/// Asks one question of our own on a server that nobody else uses.
+pub(super) async fn ask(stream: &Stream, query: &str) -> io::Result<Rows> {
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "the answer is not a PostgreSQL server's");
+    let (mut out, mut inbox, mut rows) = (Vec::new(), Vec::new(), Rows::new());
+    let mut failed = None;
+    FrontendWriter(&mut out).query(query.as_bytes());
+    stream.write_all(&out).await?;
+    loop {
+        while let Some(head) = Head::read(&inbox).map_err(|_| broken())? {
+            let Some(body) = inbox.get(HEAD_LEN..head.total()) else { break };
+            match head.tag {
+                backend::DATA_ROW => {
+                    let columns = pgsluice_wire::DataRow::new(body).columns().map_err(|_| broken())?;
+                    rows.push(columns.into_iter().map(|c| c.map(|c| String::from_utf8_lossy(c).into_owned())).collect());
+                }
+                backend::ERROR_RESPONSE => {
+                    let report = pgsluice_wire::Report::read(body).map_err(|_| broken())?;
+                    failed = Some(String::from_utf8_lossy(report.message()).into_owned());
+                }
+                backend::READY_FOR_QUERY => return failed.map_or(Ok(rows), |text| Err(io::Error::other(text))),
+                _ => {}
+            }
+            inbox.drain(..head.total());
+        }
+        if inbox.len() > ANSWER_MAX {
+            return Err(broken());
+        }
+        if stream.read_some(&mut inbox, READ_LEN).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// How long a control question may take.
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,170 @@
+//! The control connection: one per PostgreSQL, counted in the budget, over which its limits are read.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use pgsluice_pool::{BudgetState, ClusterId, Limits};
+use tracing::{error, info, warn};
+
+use super::connect::{ASK_TIMEOUT, Rows, ask};
+use super::{Cluster, Front};
+use crate::net::Stream;
+use crate::spec::Target;
+
+/// Pauses between attempts to open a control connection.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+impl Front {
+    /// Reads the limits of a PostgreSQL for as long as the process lives.
+    pub(super) async fn keep_control(self: Rc<Self>, id: ClusterId, target: Target) {
+        let mut pause = RETRY_MIN;
+        loop {
+            match self.open(&target, &[("application_name", "pgsluice control")]).await {
+                Ok((stream, _)) => {
+                    pause = RETRY_MIN;
+                    let why = self.read_limits_until_lost(id, &stream).await;
+                    self.set_unknown(id, &why);
+                }
+                Err(failure) => self.set_unknown(id, &format!("no control connection: {failure}")),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn read_limits_until_lost(self: &Rc<Self>, id: ClusterId, stream: &Stream) -> String {
+        loop {
+            let query = self.limits_query(id);
+            let rows = match tokio::time::timeout(ASK_TIMEOUT, ask(stream, &query)).await {
+                Ok(Ok(rows)) => rows,
+                Ok(Err(error)) => return format!("control connection lost: {error}"),
+                Err(_) => return "control connection does not answer".into(),
+            };
+            match read_limits(&rows) {
+                Some(limits) => self.set_limits(id, limits),
+                None => self.set_unknown(id, "the server does not tell its limits"),
+            }
+            self.pump();
+            let interval = self.config().settings.budget_interval.max(Duration::from_millis(100));
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = self.limits_due.notified() => tokio::time::sleep(RETRY_MIN).await,
+                // Nothing comes unasked but its end.
+                _ = stream.readable() => {}
+            }
+        }
+    }
+
+    fn limits_query(&self, id: ClusterId) -> String {
+        let state = self.cell.borrow();
+        let pids: Vec<_> = state.clusters[id.0].pids.iter().map(ToString::to_string).collect();
+        format!(
+            "SELECT pg_catalog.current_setting('max_connections'), \
+             pg_catalog.current_setting('superuser_reserved_connections'), \
+             coalesce(pg_catalog.current_setting('reserved_connections', true), '0'), \
+             (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL \
+             AND (backend_type IS NULL OR backend_type = 'client backend') \
+             AND pid <> pg_catalog.pg_backend_pid() AND pid <> ALL ('{{{}}}'::int[]))",
+            pids.join(",")
+        )
+    }
+
+    fn set_limits(&self, id: ClusterId, mut limits: Limits) {
+        let mut state = self.cell.borrow_mut();
+        let cluster = &mut state.clusters[id.0];
+        // A login of ours that the list did not have yet is not one of the others: believe a rise when it lasts.
+        let counted = limits.others;
+        limits.others = cluster.others.map_or(counted, |before| before.min(counted));
+        cluster.others = Some(counted);
+        let first = !cluster.settled;
+        cluster.settled = true;
+        let address = cluster.address.clone();
+        state.broker.budget_mut(id).set_limits(limits, 1);
+        state.broker.tick(Instant::now());
+        let budget = state.broker.budget(id);
+        let reason = match (budget.budget(), budget.cap()) {
+            (Some(b), Some(cap)) if b == cap => "max_server_connections".to_owned(),
+            _ if budget.headroom() < self.config().settings.budget_headroom => {
+                "others leave less than budget_headroom".to_owned()
+            }
+            _ => "limits read from PostgreSQL".to_owned(),
+        };
+        if first {
+            info!(
+                server = %address,
+                "budget {}: max_connections {} - superuser_reserved {} - reserved {} - headroom {} - others {}; \
+                 one of it is the control connection",
+                budget.budget().unwrap_or(0), limits.max_connections, limits.superuser_reserved, limits.reserved,
+                budget.headroom(), limits.others
+            );
+        }
+        state.clusters[id.0].reason = reason;
+        drop(state);
+        self.watch_budget(id);
+    }
+
+    /// Nothing is known, or nothing new: what was known stays, otherwise the configured sizes are all there is.
+    fn set_unknown(&self, id: ClusterId, why: &str) {
+        let mut state = self.cell.borrow_mut();
+        let known = state.broker.budget(id).limits().is_some();
+        let cluster = &mut state.clusters[id.0];
+        if cluster.reason != why {
+            let then = if known { "the last known limits stay in force" } else { "falling back to the configured sizes" };
+            warn!(server = %cluster.address, "{why}; {then}");
+        }
+        cluster.reason = why.to_owned();
+        cluster.settled = true;
+        if !known {
+            state.broker.budget_mut(id).set_unknown();
+        }
+        state.broker.tick(Instant::now());
+    }
+
+    /// Says when PostgreSQL fills up, and when it is over.
+    fn watch_budget(&self, id: ClusterId) {
+        let settings = self.config().settings.clone();
+        let mut state = self.cell.borrow_mut();
+        let (open, connecting) = state.broker.cluster_servers(id);
+        let budget = state.broker.budget(id);
+        let now = budget.state(open + connecting, settings.budget_warning, settings.budget_critical);
+        let percent = budget.used_percent(open + connecting).unwrap_or(0);
+        let Cluster { address, state: before, .. } = &mut state.clusters[id.0];
+        if *before != now {
+            match now {
+                BudgetState::Critical => error!(server = %address, "{percent} % of PostgreSQL's slots are in use"),
+                BudgetState::Warning => warn!(server = %address, "{percent} % of PostgreSQL's slots are in use"),
+                BudgetState::Ok | BudgetState::Unknown if *before != BudgetState::Unknown => {
+                    info!(server = %address, "{percent} % of PostgreSQL's slots are in use");
+                }
+                BudgetState::Ok | BudgetState::Unknown => {}
+            }
+            *before = now;
+        }
+    }
+}
+
+fn read_limits(rows: &Rows) -> Option<Limits> {
+    let [row] = rows.as_slice() else { return None };
+    let [a, b, c, d] = row.as_slice() else { return None };
+    let number = |column: &Option<String>| column.as_ref()?.parse().ok();
+    let limits =
+        Limits { max_connections: number(a)?, superuser_reserved: number(b)?, reserved: number(c)?, others: number(d)? };
+    (limits.max_connections > 0).then_some(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_row_that_makes_sense_is_believed() {
+        let row = |texts: &[&str]| vec![texts.iter().map(|t| Some((*t).to_owned())).collect()];
+        let limits = read_limits(&row(&["100", "3", "0", "7"])).unwrap();
+        assert_eq!((limits.max_connections, limits.others), (100, 7));
+        for bad in [&["1"][..], &["x", "3", "0", "7"], &["0", "0", "0", "0"], &["100", "3", "0", "7", "8"]] {
+            assert_eq!(read_limits(&row(bad)), None, "{bad:?}");
+        }
+        assert_eq!(read_limits(&vec![]), None);
+    }
+}

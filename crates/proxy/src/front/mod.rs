@@ -1,0 +1,460 @@
+//! The front thread: everything that is rare. Clients are accepted and logged in here, servers opened, limits read,
+//! commands of the console carried out, signals heard. Queries never come this way.
+
+mod accept;
+mod admin;
+mod apply;
+mod cancel;
+mod connect;
+mod control;
+mod listen;
+mod login;
+mod show;
+mod shutdown;
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgsluice_auth::{SaltedKeys, ScramSecret};
+use pgsluice_config::Config;
+use pgsluice_console::Counters as Stats;
+use pgsluice_pool::{Action, Broker, Budget, BudgetState, ClusterId, Failure, PoolId};
+use pgsluice_session::{LoginFailure, Refusal};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::{LocalSet, spawn_local};
+use tracing::{info, warn};
+
+use crate::message::{ToFront, ToWorker};
+use crate::spec::{Address, PoolSpec, Target};
+use crate::worker;
+
+/// How often the broker looks at the time.
+const TICK: Duration = Duration::from_millis(100);
+/// Pools at most; one more (database, user) is refused.
+const POOLS_MAX: usize = 10_000;
+/// Connections for cancel requests at once.
+const CANCELS_MAX: usize = 64;
+/// How long the start waits for PostgreSQL's limits before it goes on without.
+const LIMITS_WAIT: Duration = Duration::from_secs(3);
+
+/// Where the configuration comes from, for a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file, read again by RELOAD and SIGHUP.
+    File(PathBuf),
+    /// The command line: there is nothing to read again.
+    CommandLine,
+}
+
+/// Why the pooler could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A listening address is not to be had.
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A thread or runtime could not be made.
+    System(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { address, error } => {
+                write!(f, "cannot listen on {address}: {error}. Choose another address with --listen or listen_addr and listen_port.")
+            }
+            Self::System(error) => write!(f, "cannot start a thread: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<io::Error> for StartError {
+    fn from(e: io::Error) -> Self {
+        Self::System(e)
+    }
+}
+
+/// Runs the pooler until it is told to end.
+///
+/// # Errors
+/// [`StartError`] when it cannot begin.
+pub fn run(config: Config, source: Source) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    let (to_front, mailbox) = mpsc::unbounded_channel();
+    let workers = start_workers(config.settings.workers as usize, &to_front)?;
+    let front = Rc::new(Front::new(config, source, workers));
+    local.block_on(&runtime, async move { front.serve(mailbox).await })
+}
+
+fn start_workers(
+    count: usize,
+    to_front: &mpsc::UnboundedSender<ToFront>,
+) -> Result<Vec<mpsc::UnboundedSender<ToWorker>>, StartError> {
+    let mut workers = Vec::new();
+    for index in 0..count {
+        let (to_worker, mailbox) = mpsc::unbounded_channel();
+        let to_front = to_front.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            LocalSet::new().block_on(&runtime, worker::run(index, count, to_front, mailbox));
+        })?;
+        workers.push(to_worker);
+    }
+    Ok(workers)
+}
+
+/// The front thread's state, as its tasks share it. Cells are never borrowed across an await.
+struct Front {
+    source: Source,
+    config: RefCell<Arc<Config>>,
+    workers: Vec<mpsc::UnboundedSender<ToWorker>>,
+    cell: RefCell<State>,
+    /// Salts of users that do not exist.
+    mock_key: [u8; 32],
+    cancels: Semaphore,
+    /// Somebody shall read the limits now.
+    limits_due: Notify,
+    shutdown: shutdown::Shutdown,
+    started: Instant,
+}
+
+struct State {
+    broker: Broker,
+    clusters: Vec<Cluster>,
+    pools: Vec<PoolEntry>,
+    by_name: HashMap<(String, String), PoolId>,
+    /// Clients on workers, by pid.
+    clients: HashMap<u32, usize>,
+    logins: usize,
+    next_pid: u32,
+    next_id: u64,
+    next_worker: usize,
+    /// SCRAM secrets derived from plain passwords.
+    verifiers: HashMap<String, (pgsluice_config::Secret, ScramSecret)>,
+    /// Keys learnt at servers, so that the next login need not derive them.
+    salted: HashMap<(Address, String), SaltedKeys>,
+    disabled: BTreeSet<String>,
+    paused: BTreeSet<String>,
+    paused_all: bool,
+    stats: StatsHistory,
+}
+
+struct Cluster {
+    address: Address,
+    id: ClusterId,
+    /// Why the budget is what it is.
+    reason: String,
+    state: BudgetState,
+    /// Has a first answer, or none, come?
+    settled: bool,
+    /// Process ids of our servers there.
+    pids: HashSet<u32>,
+    /// Others, as counted the time before.
+    others: Option<u32>,
+}
+
+struct PoolEntry {
+    spec: Arc<PoolSpec>,
+    epoch: u64,
+    /// The last login failed, and why: for those who come before it is tried again.
+    failed: Option<Refusal>,
+}
+
+#[derive(Default)]
+struct StatsHistory {
+    older: HashMap<String, Stats>,
+    newer: HashMap<String, Stats>,
+    older_at: Option<Instant>,
+    newer_at: Option<Instant>,
+}
+
+impl Front {
+    fn new(config: Config, source: Source, workers: Vec<mpsc::UnboundedSender<ToWorker>>) -> Self {
+        let state = State {
+            broker: Broker::new(workers.len()),
+            clusters: Vec::new(),
+            pools: Vec::new(),
+            by_name: HashMap::new(),
+            clients: HashMap::new(),
+            logins: 0,
+            next_pid: 1,
+            next_id: 1,
+            next_worker: 0,
+            verifiers: HashMap::new(),
+            salted: HashMap::new(),
+            disabled: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            paused_all: false,
+            stats: StatsHistory::default(),
+        };
+        Self {
+            source,
+            config: RefCell::new(Arc::new(config)),
+            workers,
+            cell: RefCell::new(state),
+            mock_key: random(),
+            cancels: Semaphore::new(CANCELS_MAX),
+            limits_due: Notify::new(),
+            shutdown: shutdown::Shutdown::default(),
+            started: Instant::now(),
+        }
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.config.borrow().clone()
+    }
+
+    async fn serve(self: Rc<Self>, mut mailbox: mpsc::UnboundedReceiver<ToFront>) -> Result<(), StartError> {
+        let listeners = listen::bind(&self.config())?;
+        self.know_clusters();
+        self.wait_for_limits().await;
+        for listener in listeners {
+            info!("listening on {}", listener.name());
+            let front = self.clone();
+            self.shutdown.keep(spawn_local(async move { front.accept(listener).await }));
+        }
+        spawn_local(self.clone().watch_signals());
+        spawn_local(self.clone().keep_stats());
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = mailbox.recv() => match message {
+                    Some(message) => self.handle(message),
+                    None => return Ok(()),
+                },
+                _ = tick.tick() => {
+                    self.cell.borrow_mut().broker.tick(Instant::now());
+                    self.pump();
+                }
+                () = self.shutdown.over() => return Ok(()),
+            }
+        }
+    }
+
+    fn handle(self: &Rc<Self>, message: ToFront) {
+        let now = Instant::now();
+        let mut state = self.cell.borrow_mut();
+        match message {
+            ToFront::Demand { pool, worker, waiting, oldest } => {
+                let idle = state.broker.pool_servers(pool) == 0;
+                if let Some(refusal) = state.pools[pool.0].failed.clone().filter(|_| waiting > 0 && idle) {
+                    self.tell(worker, ToWorker::Refuse { pool, refusal });
+                }
+                state.broker.set_demand(pool, worker, waiting, oldest, now);
+            }
+            ToFront::Closed { pool, worker, pid, shed } => {
+                let cluster = state.cluster_of(pool);
+                cluster.pids.remove(&pid);
+                state.broker.handle_closed(pool, worker, shed, now);
+            }
+            ToFront::Moved { pool, from, to, server } => {
+                state.broker.handle_moved(pool, from, to, now);
+                self.tell(to, ToWorker::Server { pool, server });
+            }
+            ToFront::ShedExpired { pool, worker, to } => state.broker.handle_shed_expired(pool, worker, to, now),
+            ToFront::ClientGone { pid } => drop(state.clients.remove(&pid)),
+            ToFront::Cancel { address, key, done, asker } => {
+                drop(state);
+                spawn_local(self.clone().send_cancel(address, key, done, asker));
+                return;
+            }
+        }
+        drop(state);
+        self.pump();
+    }
+
+    /// Carries out what the broker orders.
+    fn pump(self: &Rc<Self>) {
+        loop {
+            let action = self.cell.borrow_mut().broker.poll_action();
+            match action {
+                Some(Action::Connect { pool, worker }) => {
+                    spawn_local(self.clone().open_server(pool, worker));
+                }
+                Some(Action::Shed { pool, worker, to }) => self.tell(worker, ToWorker::Shed { pool, to }),
+                None => return,
+            }
+        }
+    }
+
+    fn tell(&self, worker: usize, message: ToWorker) {
+        // Workers live as long as their mailboxes, which are here.
+        let _ = self.workers[worker].send(message);
+    }
+
+    fn tell_all(&self, message: impl Fn() -> ToWorker) {
+        (0..self.workers.len()).for_each(|worker| self.tell(worker, message()));
+    }
+
+    /// The pool of a database and user, made on first use.
+    fn pool(self: &Rc<Self>, database: &str, user: &str) -> Result<Arc<PoolSpec>, Refusal> {
+        let config = self.config();
+        let unknown = || Refusal::UnknownDatabase(database.into());
+        let (entry, _) = config.database(database).ok_or_else(unknown)?;
+        let server_user = entry.user.clone().unwrap_or_else(|| user.to_owned());
+        let key = (database.to_owned(), server_user);
+        let state = self.cell.borrow_mut();
+        if let Some(id) = state.by_name.get(&key) {
+            return Ok(state.pools[id.0].spec.clone());
+        }
+        if state.pools.len() >= POOLS_MAX {
+            return Err(Refusal::Unsupported(format!("a pool beyond the first {POOLS_MAX}").into()));
+        }
+        let spec = PoolSpec::resolve(&config, database, user, PoolId(state.pools.len())).ok_or_else(unknown)?;
+        drop(state);
+        let cluster = self.cluster(&spec.target);
+        let mut state = self.cell.borrow_mut();
+        let id = state.broker.add_pool(cluster, spec.limits.clone());
+        state.by_name.insert(key, id);
+        state.pools.push(PoolEntry { spec: spec.clone(), epoch: 0, failed: None });
+        self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch: 0 });
+        if state.paused_all || state.paused.contains(database) {
+            self.tell_all(|| ToWorker::Pause { database: Some(database.to_owned()), done: tokio::sync::oneshot::channel().0 });
+        }
+        Ok(spec)
+    }
+
+    /// The PostgreSQL of a target, known from now on: its limits are read before anything is opened.
+    fn cluster(self: &Rc<Self>, target: &Target) -> ClusterId {
+        let mut state = self.cell.borrow_mut();
+        if let Some(cluster) = state.clusters.iter().find(|c| c.address == target.address) {
+            return cluster.id;
+        }
+        let s = self.config().settings.clone();
+        let cap = (s.max_server_connections > 0).then_some(s.max_server_connections);
+        let mut budget = Budget::new(s.budget_headroom, cap);
+        budget.refused_at(0);
+        let id = state.broker.add_cluster(budget, s.connect_concurrency);
+        state.clusters.push(Cluster {
+            address: target.address.clone(),
+            id,
+            reason: "asking PostgreSQL for its limits".into(),
+            state: BudgetState::Unknown,
+            settled: false,
+            pids: HashSet::new(),
+            others: None,
+        });
+        drop(state);
+        spawn_local(self.clone().keep_control(id, target.clone()));
+        id
+    }
+
+    /// Those PostgreSQLs whose user the configuration names are known from the start.
+    fn know_clusters(self: &Rc<Self>) {
+        let config = self.config();
+        for (name, database) in &config.databases {
+            if let Some(user) = &database.user {
+                let mut target = crate::spec::target(&config, database, name, user);
+                if name == pgsluice_config::FALLBACK && database.dbname.is_none() {
+                    target.dbname = "postgres".into();
+                }
+                self.cluster(&target);
+            }
+        }
+    }
+
+    async fn wait_for_limits(&self) {
+        let deadline = Instant::now() + LIMITS_WAIT;
+        while Instant::now() < deadline && self.cell.borrow().clusters.iter().any(|c| !c.settled) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// A server could not be opened.
+    fn note_failure(&self, pool: PoolId, worker: usize, failure: &LoginFailure) {
+        let (kind, final_) = classify(failure);
+        let mut state = self.cell.borrow_mut();
+        let spec = state.pools[pool.0].spec.clone();
+        if kind == Failure::Full {
+            self.limits_due.notify_waiters();
+            info!(database = %spec.database, "PostgreSQL has no slot left: {failure}; clients wait");
+        } else {
+            warn!(database = %spec.database, user = %spec.target.user, server = %spec.target.address, "cannot open a server: {failure}");
+        }
+        state.pools[pool.0].failed = final_.then(|| failure.refusal());
+        let jitter = f64::from(u32::from_ne_bytes(random())) / f64::from(u32::MAX);
+        state.broker.handle_failed(pool, worker, kind, Instant::now(), jitter);
+        drop(state);
+        if final_ {
+            self.tell_all(|| ToWorker::Refuse { pool, refusal: failure.refusal() });
+        }
+    }
+
+    fn next_id(&self) -> u64 {
+        let mut state = self.cell.borrow_mut();
+        state.next_id += 1;
+        state.next_id
+    }
+
+    /// A process id that no client has.
+    fn next_pid(&self) -> u32 {
+        let mut state = self.cell.borrow_mut();
+        loop {
+            state.next_pid = state.next_pid % i32::MAX as u32 + 1;
+            if !state.clients.contains_key(&state.next_pid) {
+                return state.next_pid;
+            }
+        }
+    }
+}
+
+impl State {
+    fn cluster_of(&mut self, pool: PoolId) -> &mut Cluster {
+        let address = &self.pools[pool.0].spec.target.address;
+        let found = self.clusters.iter_mut().find(|c| c.address == *address);
+        found.expect("a pool's PostgreSQL is known before the pool is")
+    }
+}
+
+/// Is it for want of a slot, and is it final for those who wait?
+fn classify(failure: &LoginFailure) -> (Failure, bool) {
+    match failure {
+        LoginFailure::Refused { sqlstate, .. } if &**sqlstate == pgsluice_wire::sqlstate::TOO_MANY_CONNECTIONS => {
+            (Failure::Full, false)
+        }
+        // Starting up, shutting down, short of something, cut off: all of that passes.
+        LoginFailure::Refused { sqlstate, .. } => {
+            let passing = ["57", "53", "08"].iter().any(|class| sqlstate.starts_with(class));
+            (Failure::Other, !passing)
+        }
+        LoginFailure::NoCredential { .. } | LoginFailure::Impostor => (Failure::Other, true),
+        LoginFailure::Violation(_) | LoginFailure::Unreachable(_) => (Failure::Other, false),
+    }
+}
+
+/// Bytes nobody can guess.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system has random numbers");
+    bytes
+}
+
+/// Counts a login under way for as long as it lives.
+struct LoginCount<'a>(&'a Front);
+
+impl<'a> LoginCount<'a> {
+    fn begin(front: &'a Front) -> Self {
+        front.cell.borrow_mut().logins += 1;
+        Self(front)
+    }
+}
+
+impl Drop for LoginCount<'_> {
+    fn drop(&mut self) {
+        self.0.cell.borrow_mut().logins -= 1;
+    }
+}
+

@@ -1,0 +1,14 @@
+//! Sockets, workers, timers and signals: the only crate that does I/O.
+//!
+//! One front thread accepts and logs in clients, opens servers, keeps the budget and serves the console; workers, one
+//! thread each, carry the queries. The front decides with the `pool` crate's broker, a worker with its share of the
+//! pools and the `session` crate's machines; here is what carries their decisions out.
+
+mod buffer;
+mod front;
+mod message;
+mod net;
+mod spec;
+mod worker;
+
+pub use front::{Source, StartError, run};

@@ -1,0 +1,113 @@
+//! What the front thread and the workers tell each other. No query travels here: only what is rare.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use pgsluice_console::Counters;
+use pgsluice_pool::{PoolId, ShedTo};
+use pgsluice_session::{CancelKey, IdleServer, Refusal, Settings};
+use tokio::sync::oneshot;
+
+use crate::net::{Ends, Parcel};
+use crate::spec::{Address, PoolSpec};
+
+/// A client that has proven who it is.
+#[derive(Debug)]
+pub(crate) struct NewClient {
+    pub(crate) parcel: Parcel,
+    pub(crate) ends: Ends,
+    pub(crate) id: u64,
+    pub(crate) pid: u32,
+    pub(crate) secret: u32,
+    pub(crate) user: String,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) pool: Arc<PoolSpec>,
+    /// Bytes it sent behind its login.
+    pub(crate) early: Vec<u8>,
+    /// Bytes of ours it has not been sent yet: AuthenticationOk.
+    pub(crate) late: Vec<u8>,
+}
+
+/// A server that has logged in, or comes from another worker.
+#[derive(Debug)]
+pub(crate) struct NewServer {
+    pub(crate) parcel: Parcel,
+    pub(crate) info: ServerInfo,
+    pub(crate) server: IdleServer,
+}
+
+/// What does not change about a server.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerInfo {
+    pub(crate) id: u64,
+    pub(crate) pid: u32,
+    pub(crate) ends: Ends,
+    pub(crate) since: Instant,
+    pub(crate) connected: SystemTime,
+    /// The pool's configuration it was opened under.
+    pub(crate) epoch: u64,
+}
+
+/// How to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Drain {
+    /// When the last client has gone.
+    Clients,
+    /// When the last server is released.
+    Servers,
+}
+
+/// To a worker.
+#[derive(Debug)]
+pub(crate) enum ToWorker {
+    Client(Box<NewClient>),
+    Server { pool: PoolId, server: Box<NewServer> },
+    /// No server is to be had for a pool: its waiters are told.
+    Refuse { pool: PoolId, refusal: Refusal },
+    Shed { pool: PoolId, to: ShedTo },
+    Cancel { pid: u32, secret: Box<[u8]>, done: oneshot::Sender<()> },
+    /// A pool's configuration, new or changed; servers of an older epoch are closed when they are free.
+    Pool { spec: Arc<PoolSpec>, epoch: u64 },
+    Pause { database: Option<String>, done: oneshot::Sender<()> },
+    Resume { database: Option<String> },
+    Kill { database: Option<String> },
+    KillClient { id: u64, found: oneshot::Sender<bool> },
+    /// Answers when no server of an older epoch is left.
+    WaitClose { database: Option<String>, done: oneshot::Sender<()> },
+    Snapshot { detail: bool, reply: oneshot::Sender<WorkerSnapshot> },
+    Drain { mode: Drain, done: oneshot::Sender<()> },
+}
+
+/// From a worker.
+#[derive(Debug)]
+pub(crate) enum ToFront {
+    Demand { pool: PoolId, worker: usize, waiting: u32, oldest: Option<Instant> },
+    Closed { pool: PoolId, worker: usize, pid: u32, shed: bool },
+    /// A server goes to another worker.
+    Moved { pool: PoolId, from: usize, to: usize, server: Box<NewServer> },
+    ShedExpired { pool: PoolId, worker: usize, to: ShedTo },
+    ClientGone { pid: u32 },
+    /// Send a cancel request; tell when PostgreSQL has closed its connection.
+    Cancel { address: Address, key: CancelKey, done: oneshot::Sender<()>, asker: Option<oneshot::Sender<()>> },
+}
+
+/// A worker's share of what the console shows.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerSnapshot {
+    pub(crate) pools: Vec<PoolShare>,
+    pub(crate) clients: Vec<pgsluice_console::ConnRow>,
+    pub(crate) servers: Vec<pgsluice_console::ConnRow>,
+}
+
+/// A worker's share of a pool.
+#[derive(Clone, Debug)]
+pub(crate) struct PoolShare {
+    pub(crate) pool: PoolId,
+    pub(crate) clients: u64,
+    pub(crate) waiting: u64,
+    pub(crate) idle: u64,
+    pub(crate) linked: u64,
+    pub(crate) cleaning: u64,
+    pub(crate) oldest: Option<Instant>,
+    pub(crate) counters: Counters,
+}

@@ -1,0 +1,157 @@
+//! Byte streams over TCP and Unix sockets, and how they travel between the threads' runtimes.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Idle time before TCP keepalive probes begin.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// A connection, registered with the runtime of the thread that holds it.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connection on its way from one thread to another.
+#[derive(Debug)]
+pub(crate) enum Parcel {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Where a connection comes from or goes to, for people.
+#[derive(Clone, Debug)]
+pub(crate) struct Ends {
+    pub(crate) peer: (String, u16),
+    pub(crate) local: (String, u16),
+}
+
+impl Stream {
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+
+    pub(crate) fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    /// Has anything arrived, or the peer hung up? Costs no system call.
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(s) => s.poll_read_ready(cx),
+            Self::Unix(s) => s.poll_read_ready(cx),
+        }
+    }
+
+    pub(crate) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.try_read(buf),
+            Self::Unix(s) => s.try_read(buf),
+        }
+    }
+
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.try_write(bytes),
+            Self::Unix(s) => s.try_write(bytes),
+        }
+    }
+
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(s) => s.readable().await,
+            Self::Unix(s) => s.readable().await,
+        }
+    }
+
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(s) => s.writable().await,
+            Self::Unix(s) => s.writable().await,
+        }
+    }
+
+    /// Writes all of it.
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends what has arrived, waiting for it; 0 bytes is the end.
+    pub(crate) async fn read_some(&self, into: &mut Vec<u8>, max: usize) -> io::Result<usize> {
+        loop {
+            let at = into.len();
+            into.resize(at + max, 0);
+            let result = self.try_read(&mut into[at..]);
+            into.truncate(at + *result.as_ref().unwrap_or(&0));
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
+                other => return other,
+            }
+        }
+    }
+
+    pub(crate) async fn connect(host: &str, port: u16) -> io::Result<Self> {
+        if host.starts_with('/') {
+            return UnixStream::connect(format!("{host}/.s.PGSQL.{port}")).await.map(Self::Unix);
+        }
+        TcpStream::connect((host, port)).await.map(Self::Tcp)
+    }
+
+    /// No delay for small messages, and probes for peers that vanished without a word.
+    pub(crate) fn tune(&self, keepalive: bool) {
+        if let Self::Tcp(s) = self {
+            // A socket that takes no option still works: nothing to do about it.
+            let _ = s.set_nodelay(true);
+            if keepalive {
+                let _ = SockRef::from(s).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE));
+            }
+        }
+    }
+
+    pub(crate) fn ends(&self) -> Ends {
+        let text = |a: io::Result<SocketAddr>| a.map_or(("?".into(), 0), |a| (a.ip().to_string(), a.port()));
+        match self {
+            Self::Tcp(s) => Ends { peer: text(s.peer_addr()), local: text(s.local_addr()) },
+            Self::Unix(_) => Ends { peer: ("unix".into(), 0), local: ("unix".into(), 0) },
+        }
+    }
+
+    /// Deregisters it, to be sent to another thread.
+    pub(crate) fn pack(self) -> io::Result<Parcel> {
+        match self {
+            Self::Tcp(s) => s.into_std().map(Parcel::Tcp),
+            Self::Unix(s) => s.into_std().map(Parcel::Unix),
+        }
+    }
+}
+
+impl Parcel {
+    /// Registers it with the runtime of this thread.
+    pub(crate) fn unpack(self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(s) => TcpStream::from_std(s).map(Stream::Tcp),
+            Self::Unix(s) => UnixStream::from_std(s).map(Stream::Unix),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What a worker has to know of a pool, resolved from the configuration once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgsluice_auth::Secret;
+use pgsluice_config::{Config, Database, PoolMode};
+use pgsluice_pool::{PoolId, PoolLimits};
+use pgsluice_session::{Pooling, ServerCredential};
+
+/// Where a PostgreSQL is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// How to log in to a server: everything that, when it changes, makes open servers obsolete.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    pub(crate) dbname: String,
+    pub(crate) user: String,
+    pub(crate) secret: Option<pgsluice_config::Secret>,
+    pub(crate) params: Vec<(&'static str, String)>,
+    pub(crate) connect_query: Option<String>,
+}
+
+impl Target {
+    pub(crate) fn credential(&self, known: Option<pgsluice_auth::SaltedKeys>) -> ServerCredential {
+        match &self.secret {
+            Some(secret) => ServerCredential::Secret(Secret::parse(secret.expose()), known),
+            None => ServerCredential::None,
+        }
+    }
+}
+
+/// Timeouts of a pool's clients; zero is off.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Timeouts {
+    pub(crate) query_wait: Duration,
+    pub(crate) query_wait_notify: Duration,
+    pub(crate) query: Duration,
+    pub(crate) idle_transaction: Duration,
+    pub(crate) transaction: Duration,
+    pub(crate) client_idle: Duration,
+    pub(crate) server_idle: Duration,
+    pub(crate) server_lifetime: Duration,
+    pub(crate) cleanup: Duration,
+}
+
+/// One pool.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PoolSpec {
+    pub(crate) id: PoolId,
+    /// Name of the database as clients know it.
+    pub(crate) database: String,
+    pub(crate) target: Target,
+    pub(crate) pooling: Pooling,
+    pub(crate) max_prepared: usize,
+    pub(crate) limits: PoolLimits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) reset_query: String,
+    pub(crate) round_robin: bool,
+    pub(crate) log_disconnections: bool,
+    pub(crate) log_errors: bool,
+}
+
+impl PoolSpec {
+    /// The pool that serves `client_user` on the configured database `name`.
+    pub(crate) fn resolve(config: &Config, name: &str, client_user: &str, id: PoolId) -> Option<Arc<Self>> {
+        let (database, _) = config.database(name)?;
+        let user = database.user.clone().unwrap_or_else(|| client_user.to_owned());
+        let s = &config.settings;
+        let zero_is_everything = |d: Duration| if d.is_zero() { Duration::from_secs(3600) } else { d };
+        Some(Arc::new(Self {
+            id,
+            database: name.into(),
+            target: target(config, database, name, &user),
+            pooling: match config.pool_mode(name, &user) {
+                PoolMode::Session => Pooling::Session,
+                PoolMode::Transaction => Pooling::Transaction,
+                PoolMode::Statement => Pooling::Statement,
+            },
+            max_prepared: s.max_prepared_statements as usize,
+            limits: PoolLimits {
+                size: config.pool_size(name, &user),
+                min: config.min_pool_size(name),
+                reserve: config.reserve_pool_size(name, &user),
+                reserve_timeout: s.reserve_pool_timeout,
+                database: (name.into(), config.max_db_connections(name)),
+                user: (user.clone(), config.max_user_connections(&user)),
+            },
+            timeouts: Timeouts {
+                query_wait: config.query_wait_timeout(name, client_user),
+                query_wait_notify: s.query_wait_notify,
+                query: config.query_timeout(&user),
+                idle_transaction: config.idle_transaction_timeout(&user),
+                transaction: config.transaction_timeout(&user),
+                client_idle: config.client_idle_timeout(client_user),
+                server_idle: s.server_idle_timeout,
+                server_lifetime: config.server_lifetime(name),
+                cleanup: zero_is_everything(s.cancel_wait_timeout),
+            },
+            reset_query: s.server_reset_query.clone(),
+            round_robin: s.server_round_robin,
+            log_disconnections: s.log_disconnections,
+            log_errors: s.log_pooler_errors,
+        }))
+    }
+}
+
+/// Where the servers of a configured database are, for a user.
+pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &str) -> Target {
+    let forced = database.user.as_deref() == Some(user);
+    let listed = || config.users.get(user).and_then(|u| u.password.clone());
+    let secret = if forced { database.password.clone().or_else(listed) } else { listed() };
+    let params = [
+        ("client_encoding", &database.client_encoding),
+        ("datestyle", &database.datestyle),
+        ("timezone", &database.timezone),
+        ("application_name", &database.application_name),
+    ];
+    Target {
+        address: Address {
+            host: database.host.clone().unwrap_or_else(|| "127.0.0.1".into()),
+            port: database.port,
+        },
+        dbname: database.dbname.clone().unwrap_or_else(|| name.into()),
+        user: user.into(),
+        secret,
+        params: params.into_iter().filter_map(|(n, v)| v.clone().map(|v| (n, v))).collect(),
+        connect_query: database.connect_query.clone(),
+    }
+}

@@ -1,0 +1,627 @@
+//! A client's task: wait for readiness, a grant or an order; apply; flush. Everything it decides, the session decides.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use pgsluice_pool::{Checkout, PoolId, Ticket};
+use pgsluice_session::{AfterLoss, Ctx, Params, Pooling, Refusal, Session, Want};
+use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
+use tokio::io::ReadBuf;
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::conn::{Idle, Linked};
+use super::slot::{Doing, Grant, Slot};
+use super::{PoolState, State, WELCOMES_MAX, Worker};
+use crate::buffer::Buffer;
+use crate::message::{NewClient, ToFront};
+use crate::net::Stream;
+
+/// Bytes that may wait for a side that does not take them before the other side is read no more.
+const OUTBOX_MAX: usize = 64 << 10;
+/// Bytes of a queued client that are read ahead, so that its end is noticed.
+const QUEUED_MAX: usize = 64 << 10;
+/// Longest application_name, in bytes; PostgreSQL's `NAMEDATALEN` less one.
+const APPLICATION_NAME_MAX: usize = 63;
+
+/// How a session ends.
+#[derive(Debug)]
+enum End {
+    /// The client said Terminate.
+    Terminated,
+    /// The client hung up.
+    Vanished,
+    /// We end it, and say why.
+    Refused(Refusal),
+    /// The last word has been written already.
+    Told(&'static str),
+}
+
+/// Where the session is.
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// The client has not been told the server's parameters.
+    Welcome,
+    Open,
+}
+
+/// What the session waits for before it takes more of its client's bytes.
+#[derive(Debug, PartialEq, Eq)]
+enum Block {
+    None,
+    /// A server, in the queue.
+    Queue(Ticket),
+    /// Progress of its server.
+    Server,
+}
+
+/// The task.
+pub(super) struct Client {
+    worker: Rc<Worker>,
+    slot: Rc<Slot>,
+    stream: Stream,
+    session: Session,
+    pool: PoolId,
+    phase: Phase,
+    block: Block,
+    link: Option<Linked>,
+    /// What the client sent and the session has not taken.
+    inbox: Buffer,
+    outbox: Buffer,
+    /// The outbox holds answers of ours that go out with the server's.
+    hold: bool,
+}
+
+impl Client {
+    pub(super) fn new(worker: Rc<Worker>, slot: Rc<Slot>, new: NewClient) -> io::Result<Self> {
+        let spec = &new.pool;
+        let session = Session::new(new.id, spec.pooling, spec.max_prepared, new.settings);
+        let (mut inbox, mut outbox) = (Buffer::default(), Buffer::default());
+        inbox.push(&new.early);
+        outbox.push(&new.late);
+        Ok(Self {
+            worker,
+            slot,
+            stream: new.parcel.unpack()?,
+            session,
+            pool: spec.id,
+            phase: Phase::Welcome,
+            block: Block::None,
+            link: None,
+            inbox,
+            outbox,
+            hold: true,
+        })
+    }
+
+    fn run(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+        self.take_orders(state, cx)?;
+        if self.phase == Phase::Welcome && self.link.is_none() && self.block == Block::None {
+            self.welcome(state, cx)?;
+        }
+        loop {
+            let mut progress = false;
+            if !self.hold && self.outbox.poll_flush(&mut self.stream, cx).is_ready_err() {
+                return Err(End::Vanished);
+            }
+            if let Some(link) = &mut self.link {
+                if link.conn.outbox.poll_flush(&mut link.conn.stream, cx).is_ready_err() {
+                    self.lose_server(state, Refusal::ServerLost, cx)?;
+                    progress = true;
+                }
+            }
+            if self.link.is_some() && (self.hold || self.outbox.len() < OUTBOX_MAX) {
+                progress |= self.read_server(state, cx)?;
+            }
+            progress |= self.read_client(state, cx)?;
+            if !progress {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What others want of this session.
+    fn take_orders(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+        if let Some(refusal) = self.slot.kill.take() {
+            return Err(End::Refused(refusal));
+        }
+        if let Some(grant) = self.slot.grant.take() {
+            self.take_grant(state, grant, cx)?;
+        }
+        if let Some(done) = self.slot.cancel.take() {
+            self.cancel(state, done, cx)?;
+        }
+        if self.slot.notice_due.take() && matches!(self.block, Block::Queue(_)) && self.phase == Phase::Open {
+            let text = "No server connection is available yet, waiting in the queue";
+            BackendWriter(self.outbox.tail()).report(Severity::Notice, "00000", text, "", "See SHOW POOLS.");
+        }
+        Ok(())
+    }
+
+    fn take_grant(&mut self, state: &mut State, grant: Grant, cx: &mut Context<'_>) -> Result<(), End> {
+        let now = Instant::now();
+        self.block = Block::None;
+        let waited = now.saturating_duration_since(self.slot.since.get());
+        match grant {
+            Grant::Server(mut idle) => {
+                let fit = idle.is_fit(&mut state.plan);
+                let entry = state.pool(self.pool);
+                entry.stats.wait_time_us += micros(waited);
+                if fit {
+                    self.set_link(entry, idle, now);
+                } else {
+                    entry.pool.lose();
+                    self.worker.close(self.pool, idle, false);
+                }
+                self.go_on(state, cx)
+            }
+            Grant::Refused(refusal) => self.refuse(state, refusal, cx),
+        }
+    }
+
+    /// No server for this session, for now.
+    fn refuse(&mut self, state: &mut State, refusal: Refusal, cx: &mut Context<'_>) -> Result<(), End> {
+        self.slot.set_doing(Doing::Idle, Instant::now());
+        if self.phase == Phase::Welcome {
+            return Err(End::Refused(refusal));
+        }
+        if state.pool(self.pool).spec.log_errors {
+            info!(client = self.slot.id, error = %refusal, "query refused");
+        }
+        self.session.handle_refusal(&refusal, self.outbox.tail());
+        self.process_inbox(state, cx)
+    }
+
+    fn cancel(&mut self, state: &mut State, asker: oneshot::Sender<()>, cx: &mut Context<'_>) -> Result<(), End> {
+        if let Block::Queue(ticket) = self.block {
+            if state.pool(self.pool).pool.leave(ticket) && self.phase == Phase::Open {
+                self.block = Block::None;
+                return self.refuse(state, Refusal::Canceled, cx);
+            }
+        }
+        if let Some(Linked { conn, server }) = &mut self.link
+            && !server.is_ready()
+        {
+            let spec = state.pool(self.pool).spec.clone();
+            self.worker.send_cancel(conn, server, &spec, Some(asker));
+        }
+        Ok(())
+    }
+
+    /// With a server or without, what the client sent is looked at again.
+    fn go_on(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+        match self.phase {
+            Phase::Welcome => self.welcome(state, cx),
+            Phase::Open => self.process_inbox(state, cx),
+        }
+    }
+
+    /// Tells the client what PostgreSQL would have: from memory, or from a server that was brought to its settings.
+    fn welcome(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+        let settings = self.session.settings().clone();
+        let name = settings.get("application_name").filter(|n| is_plain(n)).map(str::to_owned);
+        let key = if name.is_some() { settings.without("application_name") } else { (*settings).clone() };
+        if let Some(params) = state.pool(self.pool).welcomes.get(&key) {
+            let params = params.clone();
+            return self.open(state, &params, name.as_deref(), cx);
+        }
+        let Some(Linked { conn, server }) = &mut self.link else {
+            return if self.checkout(state)? { self.welcome(state, cx) } else { Ok(()) };
+        };
+        if !server.is_replaying() && !std::sync::Arc::ptr_eq(server.settings(), &settings) {
+            self.session.replay(server, conn.outbox.tail());
+        }
+        if server.is_replaying() {
+            self.block = Block::Server;
+            return Ok(());
+        }
+        let params = server.params().clone();
+        let welcomes = &mut state.pool(self.pool).welcomes;
+        if welcomes.len() >= WELCOMES_MAX {
+            welcomes.clear();
+        }
+        welcomes.insert(key, params.clone());
+        self.open(state, &params, name.as_deref(), cx)
+    }
+
+    fn open(&mut self, state: &mut State, params: &Params, name: Option<&str>, cx: &mut Context<'_>) -> Result<(), End> {
+        let out = self.outbox.tail();
+        for (param, value) in params.iter() {
+            let value = name.filter(|_| param == "application_name").unwrap_or(value);
+            BackendWriter(out).parameter_status(param.as_bytes(), value.as_bytes());
+        }
+        BackendWriter(out).key_data(self.slot.pid, self.slot.secret);
+        BackendWriter(out).ready(TxStatus::Idle);
+        self.phase = Phase::Open;
+        self.hold = false;
+        self.block = Block::None;
+        self.release_if_done(state);
+        self.process_inbox(state, cx)
+    }
+
+    /// A server now (`true`), or a place in the queue.
+    fn checkout(&mut self, state: &mut State) -> Result<bool, End> {
+        let now = Instant::now();
+        let State { pools, plan, .. } = state;
+        let entry = pools[self.pool.0].as_mut().expect("the pool of a client is known");
+        loop {
+            let settings = self.session.settings();
+            match entry.pool.checkout(self.slot.clone(), now, |idle: &Idle| idle.has(settings)) {
+                Checkout::Server(mut idle) => {
+                    if idle.is_fit(plan) {
+                        self.set_link(entry, idle, now);
+                        return Ok(true);
+                    }
+                    entry.pool.lose();
+                    self.worker.close(self.pool, idle, false);
+                }
+                Checkout::Wait(ticket) => {
+                    self.block = Block::Queue(ticket);
+                    self.slot.set_doing(Doing::Waiting, now);
+                    self.slot.noticed.set(false);
+                    self.worker.report_demand(entry, true);
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    fn set_link(&mut self, entry: &mut PoolState, idle: Idle, now: Instant) {
+        entry.stats.server_assignment_count += 1;
+        self.slot.set_doing(Doing::Active, now);
+        self.slot.linked_since.set(now);
+        *self.slot.link.borrow_mut() = Some(idle.conn.live.clone());
+        self.link = Some(idle.link());
+    }
+
+    /// The server goes back if the session is done with it.
+    fn release_if_done(&mut self, state: &mut State) {
+        let done = self.link.as_ref().is_some_and(|l| self.session.can_release(&l.server) && l.conn.outbox.is_empty());
+        if done && let Some(link) = self.link.take() {
+            let now = Instant::now();
+            self.slot.link.borrow_mut().take();
+            self.slot.set_doing(Doing::Idle, now);
+            self.slot.statements.set(self.session.statement_count());
+            let entry = state.pool(self.pool);
+            entry.stats.xact_time_us += micros(now.saturating_duration_since(self.slot.linked_since.get()));
+            let Linked { conn, server } = link;
+            conn.live.prepared.set(server.prepared_count());
+            match server.release() {
+                Ok(server) => self.worker.place(state, self.pool, Idle { conn, server }, true, now),
+                Err(server) => self.worker.recover(state, self.pool, Linked { conn, server }, false),
+            }
+        }
+    }
+
+    fn process_inbox(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+        if self.inbox.is_empty() || self.phase == Phase::Welcome {
+            return Ok(());
+        }
+        let inbox = self.inbox.take();
+        let result = self.process(state, inbox.as_slice(), cx);
+        let mut rest = inbox;
+        if let Ok(taken) = &result {
+            rest.consume(*taken);
+            self.inbox = rest;
+        }
+        result.map(|_| ())
+    }
+
+    /// The session takes what it can of `input`; returns how much that was.
+    fn process(&mut self, state: &mut State, input: &[u8], cx: &mut Context<'_>) -> Result<usize, End> {
+        let mut at = 0;
+        self.block = Block::None;
+        loop {
+            let mut plan = std::mem::take(&mut state.plan);
+            plan.clear();
+            let was_ready = self.link.as_ref().is_none_or(|l| l.server.is_ready());
+            let progress = {
+                let State { pools, registry, .. } = &mut *state;
+                let counters = &mut pools[self.pool.0].as_mut().expect("the pool of a client is known").counters;
+                let ctx = &mut Ctx { registry, counters, plan: &mut plan };
+                self.session.handle_client(self.link.as_mut().map(|l| &mut *l.server), &input[at..], ctx)
+            };
+            let sent = self.send_plan(&plan, &input[at..], cx);
+            state.plan = plan;
+            if was_ready && self.link.as_ref().is_some_and(|l| !l.server.is_ready()) {
+                self.slot.set_doing(Doing::Active, Instant::now());
+            }
+            let progress = progress.map_err(|v| End::Refused(v.into()))?;
+            at += progress.consumed;
+            if !sent? {
+                self.lose_server(state, Refusal::ServerLost, cx)?;
+                continue;
+            }
+            match progress.want {
+                Want::More => break,
+                Want::Close => return Err(End::Terminated),
+                Want::Server => {
+                    self.block = Block::Server;
+                    break;
+                }
+                Want::Checkout if self.checkout(state)? => {}
+                Want::Checkout => break,
+            }
+        }
+        Ok(at)
+    }
+
+    /// Sends what the session decided on the client's bytes. `false`: the server is gone.
+    fn send_plan(&mut self, plan: &pgsluice_session::Plan, input: &[u8], cx: &mut Context<'_>) -> Result<bool, End> {
+        if !plan.reply.is_empty() {
+            self.outbox.push(&plan.reply);
+            // An answer of ours need not go out alone where the server's follows.
+            self.hold = self.link.as_ref().is_some_and(|l| l.server.owes());
+        }
+        if plan.is_empty() {
+            return Ok(true);
+        }
+        let Some(Linked { conn, .. }) = &mut self.link else { return Ok(true) };
+        Ok(conn.outbox.send(plan.slices(input), &mut conn.stream, cx).is_ok())
+    }
+
+    /// Reads from the client once. Was there anything?
+    fn read_client(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<bool, End> {
+        let queued = matches!(self.block, Block::Queue(_)) || self.phase == Phase::Welcome;
+        let clogged = self.link.as_ref().is_some_and(|l| !l.conn.outbox.is_empty());
+        let full = queued && self.inbox.len() >= QUEUED_MAX;
+        if full || self.block == Block::Server && !queued || clogged || self.outbox.len() >= OUTBOX_MAX {
+            return Ok(false);
+        }
+        let mut scratch = std::mem::take(&mut state.scratch);
+        let outcome = self.read_client_into(state, &mut scratch, queued, cx);
+        state.scratch = scratch;
+        outcome
+    }
+
+    fn read_client_into(
+        &mut self,
+        state: &mut State,
+        scratch: &mut [u8],
+        queued: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, End> {
+        let n = match poll_read(&mut self.stream, scratch, cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0) | Err(_)) => return Err(End::Vanished),
+            Poll::Ready(Ok(n)) => n,
+        };
+        state.pool(self.pool).stats.received += n as u64;
+        if queued || !self.inbox.is_empty() {
+            self.inbox.push(&scratch[..n]);
+            if !queued {
+                self.process_inbox(state, cx)?;
+            }
+            return Ok(true);
+        }
+        let taken = self.process(state, &scratch[..n], cx)?;
+        if taken < n {
+            self.inbox.push(&scratch[taken..n]);
+        }
+        Ok(true)
+    }
+
+    /// Reads from the server once. Was there anything?
+    fn read_server(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut scratch = std::mem::take(&mut state.scratch);
+        let outcome = self.read_server_into(state, &mut scratch, cx);
+        state.scratch = scratch;
+        outcome
+    }
+
+    fn read_server_into(&mut self, state: &mut State, scratch: &mut [u8], cx: &mut Context<'_>) -> Result<bool, End> {
+        let Some(Linked { conn, .. }) = &mut self.link else { return Ok(false) };
+        let n = match poll_read(&mut conn.stream, scratch, cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0) | Err(_)) => {
+                self.lose_server(state, Refusal::ServerLost, cx)?;
+                return Ok(true);
+            }
+            Poll::Ready(Ok(n)) => n,
+        };
+        if conn.inbox.is_empty() {
+            let taken = self.handle_server(state, &scratch[..n], cx)?;
+            if let Some(link) = &mut self.link {
+                link.conn.inbox.push(&scratch[taken..n]);
+            }
+        } else {
+            let mut inbox = conn.inbox.take();
+            inbox.push(&scratch[..n]);
+            let taken = self.handle_server(state, inbox.as_slice(), cx)?;
+            inbox.consume(taken);
+            if let Some(link) = &mut self.link {
+                link.conn.inbox = inbox;
+            }
+        }
+        self.after_server(state, cx)?;
+        Ok(true)
+    }
+
+    /// The session takes what the server sent; the client gets its part. Returns how much was taken.
+    fn handle_server(&mut self, state: &mut State, input: &[u8], cx: &mut Context<'_>) -> Result<usize, End> {
+        let Some(Linked { server, .. }) = &mut self.link else { return Ok(input.len()) };
+        let mut plan = std::mem::take(&mut state.plan);
+        plan.clear();
+        let was_ready = server.is_ready();
+        let result = {
+            let State { pools, registry, .. } = &mut *state;
+            let entry = pools[self.pool.0].as_mut().expect("the pool of a client is known");
+            entry.stats.sent += input.len() as u64;
+            let ctx = &mut Ctx { registry, counters: &mut entry.counters, plan: &mut plan };
+            self.session.handle_server(server, input, ctx)
+        };
+        if !was_ready && server.is_ready() {
+            let now = Instant::now();
+            let ran = micros(now.saturating_duration_since(self.slot.since.get()));
+            state.pool(self.pool).stats.query_time_us += ran;
+            self.slot.set_doing(Doing::IdleInTransaction, now);
+        }
+        // The server is somebody else's before this client's bytes are on their way.
+        if self.phase == Phase::Open && result.as_ref().is_ok_and(|&taken| taken == input.len()) {
+            self.release_if_done(state);
+        }
+        let sent = if plan.is_empty() {
+            Ok(())
+        } else {
+            self.hold = false;
+            self.outbox.send(plan.slices(input), &mut self.stream, cx)
+        };
+        state.plan = plan;
+        sent.map_err(|_| End::Vanished)?;
+        match result {
+            Ok(taken) => Ok(taken),
+            Err(violation) => {
+                tracing::warn!(server = self.slot.link.borrow().as_ref().map(|l| l.info.id), %violation, "server broke the protocol");
+                self.lose_server(state, Refusal::ServerLost, cx)?;
+                Ok(input.len())
+            }
+        }
+    }
+
+    /// What the server's news mean for a session that is still linked.
+    fn after_server(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(Linked { server, .. }) = &mut self.link else {
+            return if self.block == Block::Server { self.process_inbox(state, cx) } else { Ok(()) };
+        };
+        if !server.is_replaying()
+            && let Some(body) = server.take_own_error()
+        {
+            let refusal = Report::read(&body).map_or(Refusal::ServerLost, Refusal::from_report);
+            self.drop_server(state);
+            return self.refuse(state, refusal, cx);
+        }
+        if self.session.breaks_statement_pooling(server) {
+            return Err(End::Refused(Refusal::BlockInStatementPooling));
+        }
+        match (&self.phase, &self.block) {
+            (Phase::Welcome, _) => self.welcome(state, cx),
+            (Phase::Open, Block::Server) => self.process_inbox(state, cx),
+            _ => Ok(()),
+        }
+    }
+
+    /// The server connection ended. The client is told what its session makes of that.
+    fn lose_server(&mut self, state: &mut State, why: Refusal, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        self.slot.link.borrow_mut().take();
+        let report = link.server.last_words().and_then(|body| Report::read(body).ok());
+        let why = report.map_or(why, Refusal::from_report);
+        info!(client = self.slot.id, server = link.conn.live.info.id, reason = %why, "server lost");
+        state.pool(self.pool).pool.lose();
+        self.slot.set_doing(Doing::Idle, Instant::now());
+        self.hold = false;
+        let after = if self.phase == Phase::Welcome {
+            Err(End::Refused(why))
+        } else {
+            match self.session.handle_server_lost(&mut link.server, &why, self.outbox.tail()) {
+                AfterLoss::GoOn => Ok(()),
+                AfterLoss::Close => Err(End::Told("server lost")),
+            }
+        };
+        self.worker.lose(self.pool, *link.conn);
+        after?;
+        self.process_inbox(state, cx)
+    }
+
+    /// The server is not fit to go on with.
+    fn drop_server(&mut self, state: &mut State) {
+        if let Some(link) = self.link.take() {
+            self.slot.link.borrow_mut().take();
+            state.pool(self.pool).pool.lose();
+            self.worker.lose(self.pool, *link.conn);
+        }
+    }
+
+    fn finish(&mut self, state: &mut State, end: &End) {
+        if let Block::Queue(ticket) = self.block {
+            state.pool(self.pool).pool.leave(ticket);
+        }
+        if let Some(Grant::Server(idle)) = self.slot.grant.take() {
+            self.worker.place(state, self.pool, idle, true, Instant::now());
+        }
+        self.slot.link.borrow_mut().take();
+        let mid_message = self.session.is_mid_message();
+        if let Some(link) = self.link.take() {
+            if mid_message && !matches!(end, End::Terminated) {
+                self.abandon(state, link);
+            } else {
+                let reset = self.session.pooling() == Pooling::Session;
+                self.worker.recover(state, self.pool, link, reset);
+            }
+        }
+        if let End::Refused(refusal) = end {
+            refusal.write(Severity::Fatal, self.outbox.tail());
+        }
+        // One attempt: whoever does not read does not get the last word.
+        let _ = self.stream.try_write(self.outbox.as_slice());
+        state.clients.remove(&self.slot.pid);
+        let entry = state.pool(self.pool);
+        entry.clients -= 1;
+        if entry.spec.log_disconnections {
+            let reason = match end {
+                End::Terminated => "client said Terminate".to_owned(),
+                End::Vanished => "client hung up".to_owned(),
+                End::Refused(refusal) => refusal.to_string(),
+                End::Told(why) => (*why).to_owned(),
+            };
+            info!(client = self.slot.id, user = %self.slot.user, database = %entry.spec.database, %reason, "client gone");
+        }
+        self.worker.tell(ToFront::ClientGone { pid: self.slot.pid });
+    }
+
+    /// Half a message has gone to the server: nothing can follow it. What may run there is cancelled.
+    fn abandon(&mut self, state: &mut State, mut link: Linked) {
+        let spec = state.pool(self.pool).spec.clone();
+        if link.server.owes() {
+            self.worker.send_cancel(&mut link.conn, &mut link.server, &spec, None);
+        }
+        state.pool(self.pool).pool.lose();
+        self.worker.lose(self.pool, *link.conn);
+    }
+}
+
+impl Future for Client {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.slot.register(cx.waker());
+        let worker = this.worker.clone();
+        let mut state = worker.cell.borrow_mut();
+        match this.run(&mut state, cx) {
+            Ok(()) => Poll::Pending,
+            Err(end) => {
+                this.finish(&mut state, &end);
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+/// Only an error matters: what is pending is tried again.
+trait ReadyErr {
+    fn is_ready_err(&self) -> bool;
+}
+
+impl ReadyErr for Poll<io::Result<()>> {
+    fn is_ready_err(&self) -> bool {
+        matches!(self, Poll::Ready(Err(_)))
+    }
+}
+
+fn poll_read(stream: &mut Stream, scratch: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut buf = ReadBuf::new(scratch);
+    stream.poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
+}
+
+fn micros(d: std::time::Duration) -> u64 {
+    u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Would PostgreSQL report this application_name as it is?
+fn is_plain(name: &str) -> bool {
+    name.len() <= APPLICATION_NAME_MAX && name.bytes().all(|b| (b' '..=b'~').contains(&b))
+}

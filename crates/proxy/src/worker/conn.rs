@@ -1,0 +1,108 @@
+//! A server connection as a worker holds it: idle with the proof, linked without.
+
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+use std::{cell::Cell, io};
+
+use pgsluice_session::{IdleServer, Plan, Server, Settings};
+use pgsluice_wire::{FrontendWriter, tag::frontend};
+use tokio::sync::oneshot;
+
+use crate::buffer::Buffer;
+use crate::message::{NewServer, ServerInfo};
+use crate::net::Stream;
+
+/// Bytes an idle server may send of its own accord between two looks.
+const IDLE_READ_MAX: usize = 8 << 10;
+
+/// What others may know of a server.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) info: ServerInfo,
+    pub(crate) prepared: Cell<usize>,
+}
+
+/// The connection without its machine.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) stream: Stream,
+    pub(crate) live: Rc<Live>,
+    /// Part of a message from the server.
+    pub(crate) inbox: Buffer,
+    /// What the server's socket has not taken yet.
+    pub(crate) outbox: Buffer,
+    /// Cancel requests under way.
+    pub(crate) cancels: Vec<oneshot::Receiver<()>>,
+}
+
+/// A server that may be lent.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    pub(crate) conn: Box<Conn>,
+    pub(crate) server: IdleServer,
+}
+
+/// A server that is lent, or being cleaned.
+#[derive(Debug)]
+pub(crate) struct Linked {
+    pub(crate) conn: Box<Conn>,
+    pub(crate) server: Box<Server>,
+}
+
+impl Conn {
+    /// Says good-bye; whether it is heard does not matter.
+    pub(crate) fn close(self) {
+        let mut bye = Vec::new();
+        FrontendWriter(&mut bye).bare(frontend::TERMINATE);
+        let _ = self.stream.try_write(&bye);
+    }
+}
+
+impl Idle {
+    pub(crate) fn unpack(server: NewServer) -> io::Result<Self> {
+        let live = Live { info: server.info, prepared: Cell::new(server.server.server().prepared_count()) };
+        let conn = Conn {
+            stream: server.parcel.unpack()?,
+            live: Rc::new(live),
+            inbox: Buffer::default(),
+            outbox: Buffer::default(),
+            cancels: Vec::new(),
+        };
+        Ok(Self { conn: Box::new(conn), server: server.server })
+    }
+
+    pub(crate) fn pack(self) -> io::Result<NewServer> {
+        let info = self.conn.live.info.clone();
+        Ok(NewServer { parcel: self.conn.stream.pack()?, info, server: self.server })
+    }
+
+    pub(crate) fn link(self) -> Linked {
+        Linked { conn: self.conn, server: self.server.link() }
+    }
+
+    pub(crate) fn has(&self, settings: &std::sync::Arc<Settings>) -> bool {
+        std::sync::Arc::ptr_eq(self.server.server().settings(), settings)
+    }
+
+    pub(crate) fn is_old(&self, epoch: u64, lifetime: std::time::Duration, now: Instant) -> bool {
+        let info = &self.conn.live.info;
+        info.epoch < epoch || now.saturating_duration_since(info.since) >= lifetime
+    }
+
+    /// Reads what it sent while nobody asked. Is it still alive and fit? Costs no system call if it sent nothing.
+    pub(crate) fn is_fit(&mut self, plan: &mut Plan) -> bool {
+        let mut quiet = Context::from_waker(Waker::noop());
+        while let Poll::Ready(ready) = self.conn.stream.poll_read_ready(&mut quiet) {
+            let mut bytes = [0; IDLE_READ_MAX];
+            match ready.and_then(|()| self.conn.stream.try_read(&mut bytes)) {
+                Ok(0) => return false,
+                Ok(n) if !matches!(self.server.handle_alone(&bytes[..n], plan), Ok(true)) => return false,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}

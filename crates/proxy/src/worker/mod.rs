@@ -1,0 +1,348 @@
+//! One I/O thread: its sessions, servers, buffers and counters. Nothing on the path of a query is shared with another.
+
+mod client;
+mod conn;
+mod recover;
+mod slot;
+mod snapshot;
+mod tick;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgsluice_console::Counters as Stats;
+use pgsluice_pool::{Checkin, Pool, PoolId, ShedTo};
+use pgsluice_session::{Counters, Params, Plan, Refusal, Registry, Settings};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_local;
+use tracing::debug;
+
+use crate::message::{Drain, NewClient, NewServer, ToFront, ToWorker};
+use crate::spec::PoolSpec;
+use client::Client;
+use conn::{Idle, Live};
+use slot::{Grant, Slot};
+
+/// Bytes read from a socket at once; one such buffer per worker.
+const SCRATCH_LEN: usize = 64 << 10;
+/// Different sets of startup settings remembered per pool with what the server made of them.
+const WELCOMES_MAX: usize = 256;
+/// How often time is looked at.
+const TICK: Duration = Duration::from_millis(200);
+
+/// A worker, as its tasks share it. The cell is never borrowed across an await.
+pub(crate) struct Worker {
+    index: usize,
+    front: mpsc::UnboundedSender<ToFront>,
+    cell: RefCell<State>,
+}
+
+struct State {
+    pools: Vec<Option<Box<PoolState>>>,
+    clients: HashMap<u32, Rc<Slot>>,
+    /// Servers being cleaned, by id.
+    cleaning: HashMap<u64, (PoolId, Rc<Live>)>,
+    registry: Registry,
+    scratch: Vec<u8>,
+    plan: Plan,
+    pauses: Vec<(Option<String>, oneshot::Sender<()>)>,
+    closings: Vec<(Option<String>, oneshot::Sender<()>)>,
+    drain: Option<(Drain, oneshot::Sender<()>)>,
+    draining: Option<Drain>,
+}
+
+struct PoolState {
+    spec: Arc<PoolSpec>,
+    epoch: u64,
+    pool: Pool<Idle, Rc<Slot>>,
+    counters: Counters,
+    stats: Stats,
+    /// What servers report under startup settings seen before; application_name is not among the keys.
+    welcomes: HashMap<Settings, Params>,
+    /// Demand the front knows of.
+    reported: u32,
+    clients: usize,
+    cleaning: usize,
+}
+
+impl PoolState {
+    fn new(spec: Arc<PoolSpec>, epoch: u64) -> Self {
+        Self {
+            pool: Pool::new(spec.round_robin),
+            spec,
+            epoch,
+            counters: Counters::default(),
+            stats: Stats::default(),
+            welcomes: HashMap::new(),
+            reported: 0,
+            clients: 0,
+            cleaning: 0,
+        }
+    }
+
+    fn serves(&self, database: Option<&str>) -> bool {
+        database.is_none_or(|name| name == self.spec.database)
+    }
+
+    fn servers(&self) -> usize {
+        self.pool.idle() + self.pool.linked()
+    }
+}
+
+impl State {
+    fn pool(&mut self, id: PoolId) -> &mut PoolState {
+        self.pools[id.0].as_mut().expect("a pool is known before its clients and servers are")
+    }
+
+    fn pools(&mut self) -> impl Iterator<Item = &mut PoolState> {
+        self.pools.iter_mut().flatten().map(AsMut::as_mut)
+    }
+
+    fn linked(&mut self) -> usize {
+        self.pools().map(|p| p.pool.linked()).sum()
+    }
+}
+
+/// Runs worker `index` of `workers` on this thread until its mailbox closes.
+pub(crate) async fn run(
+    index: usize,
+    workers: usize,
+    front: mpsc::UnboundedSender<ToFront>,
+    mut mailbox: mpsc::UnboundedReceiver<ToWorker>,
+) {
+    let state = State {
+        pools: Vec::new(),
+        clients: HashMap::new(),
+        cleaning: HashMap::new(),
+        registry: Registry::new(index, workers),
+        scratch: vec![0; SCRATCH_LEN],
+        plan: Plan::default(),
+        pauses: Vec::new(),
+        closings: Vec::new(),
+        drain: None,
+        draining: None,
+    };
+    let worker = Rc::new(Worker { index, front, cell: RefCell::new(state) });
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            message = mailbox.recv() => match message {
+                Some(message) => worker.handle(message),
+                None => return,
+            },
+            _ = tick.tick() => worker.tick(Instant::now()),
+        }
+    }
+}
+
+impl Worker {
+    fn tell(&self, message: ToFront) {
+        // The front outlives the workers; when it is gone, so is the process.
+        let _ = self.front.send(message);
+    }
+
+    fn handle(self: &Rc<Self>, message: ToWorker) {
+        let now = Instant::now();
+        match message {
+            ToWorker::Client(client) => self.accept(*client),
+            ToWorker::Server { pool, server } => self.add_server(pool, *server, now),
+            ToWorker::Refuse { pool, refusal } => self.refuse(pool, &refusal),
+            ToWorker::Shed { pool, to } => self.shed(pool, to, now),
+            ToWorker::Cancel { pid, secret, done } => self.cancel(pid, &secret, done),
+            ToWorker::Pool { spec, epoch } => self.set_pool(spec, epoch),
+            ToWorker::Pause { database, done } => self.pause(database, done),
+            ToWorker::Resume { database } => self.resume(database.as_deref()),
+            ToWorker::Kill { database } => self.kill(database.as_deref()),
+            ToWorker::KillClient { id, found } => self.kill_client(id, found),
+            ToWorker::WaitClose { database, done } => self.cell.borrow_mut().closings.push((database, done)),
+            ToWorker::Snapshot { detail, reply } => drop(reply.send(self.snapshot(detail, now))),
+            ToWorker::Drain { mode, done } => self.drain(mode, done),
+        }
+    }
+
+    fn accept(self: &Rc<Self>, client: NewClient) {
+        let slot = Rc::new(Slot::new(&client));
+        let (pid, pool) = (client.pid, client.pool.id);
+        match Client::new(self.clone(), slot.clone(), client) {
+            Ok(task) => {
+                let mut state = self.cell.borrow_mut();
+                state.clients.insert(pid, slot);
+                let pool = state.pool(pool);
+                pool.clients += 1;
+                pool.stats.client_login_count += 1;
+                drop(state);
+                spawn_local(task);
+            }
+            Err(error) => {
+                debug!(%error, "client could not be registered");
+                self.tell(ToFront::ClientGone { pid });
+            }
+        }
+    }
+
+    fn add_server(self: &Rc<Self>, pool: PoolId, server: NewServer, now: Instant) {
+        let pid = server.info.pid;
+        match Idle::unpack(server) {
+            Ok(idle) => {
+                let mut state = self.cell.borrow_mut();
+                let entry = state.pool(pool);
+                entry.reported = entry.reported.saturating_sub(1);
+                self.place(&mut state, pool, idle, false, now);
+            }
+            Err(error) => {
+                debug!(%error, "server could not be registered");
+                self.tell(ToFront::Closed { pool, worker: self.index, pid, shed: false });
+            }
+        }
+    }
+
+    /// A server is free: for a waiter, for later, for another worker, or too old for any of them.
+    fn place(&self, state: &mut State, pool: PoolId, mut idle: Idle, was_linked: bool, now: Instant) {
+        let draining = state.draining == Some(Drain::Servers);
+        let entry = state.pool(pool);
+        let timeouts = &entry.spec.timeouts;
+        if draining || idle.is_old(entry.epoch, timeouts.server_lifetime, now) {
+            idle.server.set_close_needed();
+            if was_linked {
+                entry.pool.lose();
+            }
+            return self.close(pool, idle, false);
+        }
+        let placed = if was_linked { entry.pool.checkin(idle, now) } else { entry.pool.add(idle, now) };
+        match placed {
+            Checkin::Kept => {}
+            Checkin::Grant(slot, idle) => slot.grant(Grant::Server(idle)),
+            Checkin::Shed(idle, to) => self.give_up(pool, idle, to),
+        }
+    }
+
+    fn give_up(&self, pool: PoolId, idle: Idle, to: ShedTo) {
+        let pid = idle.conn.live.info.pid;
+        match to {
+            ShedTo::Close => self.close(pool, idle, true),
+            ShedTo::Worker(other) => match idle.pack() {
+                Ok(server) => {
+                    self.tell(ToFront::Moved { pool, from: self.index, to: other, server: Box::new(server) });
+                }
+                Err(error) => {
+                    debug!(%error, "server could not be handed over");
+                    self.tell(ToFront::ShedExpired { pool, worker: self.index, to });
+                    self.tell(ToFront::Closed { pool, worker: self.index, pid, shed: false });
+                }
+            },
+        }
+    }
+
+    fn close(&self, pool: PoolId, idle: Idle, shed: bool) {
+        let pid = idle.conn.live.info.pid;
+        idle.conn.close();
+        self.tell(ToFront::Closed { pool, worker: self.index, pid, shed });
+    }
+
+    /// Tells the front of demand that it does not know of and could do something about.
+    fn report_demand(&self, entry: &mut PoolState, now: bool) {
+        let waiting = if entry.pool.is_paused() { 0 } else { u32::try_from(entry.pool.waiting()).unwrap_or(u32::MAX) };
+        let limits = &entry.spec.limits;
+        let room = limits.size == 0 || entry.servers() + (entry.reported as usize) < (limits.size + limits.reserve) as usize;
+        let due = if now { waiting > entry.reported && room } else { waiting != entry.reported || waiting > 0 };
+        if due {
+            entry.reported = waiting;
+            let oldest = entry.pool.oldest_wait();
+            self.tell(ToFront::Demand { pool: entry.spec.id, worker: self.index, waiting, oldest });
+        }
+    }
+
+    fn refuse(&self, pool: PoolId, refusal: &Refusal) {
+        let mut state = self.cell.borrow_mut();
+        let entry = state.pool(pool);
+        if entry.servers() == 0 {
+            for slot in entry.pool.refuse_waiters() {
+                slot.grant(Grant::Refused(refusal.clone()));
+            }
+            self.report_demand(entry, false);
+        }
+    }
+
+    fn shed(&self, pool: PoolId, to: ShedTo, now: Instant) {
+        let idle = self.cell.borrow_mut().pool(pool).pool.shed(to, now);
+        if let Some(idle) = idle {
+            self.give_up(pool, idle, to);
+        }
+    }
+
+    fn cancel(&self, pid: u32, secret: &[u8], done: oneshot::Sender<()>) {
+        let state = self.cell.borrow();
+        if let Some(slot) = state.clients.get(&pid).filter(|s| s.secret.to_be_bytes() == secret) {
+            slot.cancel.set(Some(done));
+            slot.wake();
+        }
+    }
+
+    fn set_pool(&self, spec: Arc<PoolSpec>, epoch: u64) {
+        let mut state = self.cell.borrow_mut();
+        let index = spec.id.0;
+        if state.pools.len() <= index {
+            state.pools.resize_with(index + 1, || None);
+        }
+        match &mut state.pools[index] {
+            Some(entry) => {
+                if entry.epoch != epoch {
+                    entry.welcomes.clear();
+                }
+                entry.spec = spec;
+                entry.epoch = epoch;
+            }
+            empty => *empty = Some(Box::new(PoolState::new(spec, epoch))),
+        }
+    }
+
+    fn pause(&self, database: Option<String>, done: oneshot::Sender<()>) {
+        let mut state = self.cell.borrow_mut();
+        state.pools().filter(|p| p.serves(database.as_deref())).for_each(|p| p.pool.pause());
+        state.pauses.push((database, done));
+    }
+
+    fn resume(&self, database: Option<&str>) {
+        let mut state = self.cell.borrow_mut();
+        for entry in state.pools().filter(|p| p.serves(database)) {
+            for (slot, idle) in entry.pool.resume() {
+                slot.grant(Grant::Server(idle));
+            }
+            self.report_demand(entry, false);
+        }
+    }
+
+    fn kill(&self, database: Option<&str>) {
+        let mut state = self.cell.borrow_mut();
+        state.pools().filter(|p| p.serves(database)).for_each(|p| p.pool.pause());
+        let slots: Vec<_> = state.clients.values().cloned().collect();
+        for slot in slots {
+            if state.pool(slot.pool).serves(database) {
+                slot.kill(Refusal::Killed);
+            }
+        }
+    }
+
+    fn kill_client(&self, id: u64, found: oneshot::Sender<bool>) {
+        let state = self.cell.borrow();
+        let slot = state.clients.values().find(|s| s.id == id);
+        if let Some(slot) = slot {
+            slot.kill(Refusal::Killed);
+        }
+        let _ = found.send(slot.is_some());
+    }
+
+    fn drain(&self, mode: Drain, done: oneshot::Sender<()>) {
+        let mut state = self.cell.borrow_mut();
+        state.draining = Some(mode);
+        state.drain = Some((mode, done));
+        if mode == Drain::Servers {
+            let idle = state.clients.values().filter(|s| s.link.borrow().is_none());
+            idle.for_each(|s| s.kill(Refusal::ShuttingDown));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What others may know of a client, and tell it: the cell between a client's task and its worker.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::{Instant, SystemTime};
+
+use pgsluice_pool::PoolId;
+use pgsluice_session::Refusal;
+use tokio::sync::oneshot;
+
+use super::conn::{Idle, Live};
+use crate::message::NewClient;
+use crate::net::Ends;
+
+/// What a client is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// Nothing, without a server.
+    Idle,
+    /// Waits in the queue.
+    Waiting,
+    /// Linked, and its server works for it.
+    Active,
+    /// Linked, and its server waits for it.
+    IdleInTransaction,
+}
+
+/// The answer to a checkout that had to wait.
+#[derive(Debug)]
+pub(crate) enum Grant {
+    Server(Idle),
+    Refused(Refusal),
+}
+
+/// A client, as seen by others. Whoever sets a cell wakes the task.
+pub(crate) struct Slot {
+    pub(crate) id: u64,
+    pub(crate) pid: u32,
+    pub(crate) secret: u32,
+    pub(crate) pool: PoolId,
+    pub(crate) user: String,
+    pub(crate) application_name: String,
+    pub(crate) ends: Ends,
+    pub(crate) connected: SystemTime,
+    pub(crate) doing: Cell<Doing>,
+    /// Since when it is doing that.
+    pub(crate) since: Cell<Instant>,
+    /// When it was given its server.
+    pub(crate) linked_since: Cell<Instant>,
+    pub(crate) statements: Cell<usize>,
+    pub(crate) link: RefCell<Option<Rc<Live>>>,
+    pub(crate) grant: Cell<Option<Grant>>,
+    pub(crate) kill: Cell<Option<Refusal>>,
+    pub(crate) cancel: Cell<Option<oneshot::Sender<()>>>,
+    pub(crate) notice_due: Cell<bool>,
+    pub(crate) noticed: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Slot {
+    pub(crate) fn new(client: &NewClient) -> Self {
+        let now = Instant::now();
+        Self {
+            id: client.id,
+            pid: client.pid,
+            secret: client.secret,
+            pool: client.pool.id,
+            user: client.user.clone(),
+            application_name: client.settings.get("application_name").unwrap_or_default().into(),
+            ends: client.ends.clone(),
+            connected: SystemTime::now(),
+            doing: Cell::new(Doing::Idle),
+            since: Cell::new(now),
+            linked_since: Cell::new(now),
+            statements: Cell::new(0),
+            link: RefCell::new(None),
+            grant: Cell::new(None),
+            kill: Cell::new(None),
+            cancel: Cell::new(None),
+            notice_due: Cell::new(false),
+            noticed: Cell::new(false),
+            waker: Cell::new(None),
+        }
+    }
+
+    pub(crate) fn set_doing(&self, doing: Doing, now: Instant) {
+        self.doing.set(doing);
+        self.since.set(now);
+    }
+
+    pub(crate) fn register(&self, waker: &Waker) {
+        let old = self.waker.take();
+        self.waker.set(Some(old.filter(|w| w.will_wake(waker)).unwrap_or_else(|| waker.clone())));
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ends the session, with this as its last word.
+    pub(crate) fn kill(&self, refusal: Refusal) {
+        self.kill.set(Some(refusal));
+        self.wake();
+    }
+
+    pub(crate) fn grant(&self, grant: Grant) {
+        self.grant.set(Some(grant));
+        self.wake();
+    }
+}

@@ -1,0 +1,127 @@
+//! A worker's share of what the console shows.
+
+use std::time::{Instant, SystemTime};
+
+use pgsluice_console::{ConnKind, ConnRow, ConnState};
+use pgsluice_pool::PoolId;
+
+use super::conn::Live;
+use super::slot::{Doing, Slot};
+use super::{PoolState, State, Worker};
+use crate::message::{PoolShare, WorkerSnapshot};
+
+impl Worker {
+    /// `detail`: every connection too, not just the numbers.
+    pub(super) fn snapshot(&self, detail: bool, now: Instant) -> WorkerSnapshot {
+        let mut state = self.cell.borrow_mut();
+        let pools = state.pools().map(|p| share(p)).collect();
+        let mut snapshot = WorkerSnapshot { pools, ..WorkerSnapshot::default() };
+        if detail {
+            snapshot.clients = state.clients.values().map(|slot| self.client_row(&state, slot, now)).collect();
+            snapshot.servers = self.server_rows(&state, now);
+        }
+        snapshot
+    }
+
+    fn client_row(&self, state: &State, slot: &Slot, now: Instant) -> ConnRow {
+        let wait = now.saturating_duration_since(slot.since.get());
+        let doing = slot.doing.get();
+        ConnRow {
+            kind: ConnKind::Client,
+            user: Some(slot.user.clone()),
+            database: state.pools[slot.pool.0].as_ref().map(|p| p.spec.database.clone()),
+            state: match doing {
+                Doing::Idle => ConnState::Idle,
+                Doing::Waiting => ConnState::Waiting,
+                Doing::Active | Doing::IdleInTransaction => ConnState::Active,
+            },
+            addr: slot.ends.peer.0.clone(),
+            port: slot.ends.peer.1,
+            local_addr: slot.ends.local.0.clone(),
+            local_port: slot.ends.local.1,
+            connect_time: Some(slot.connected),
+            request_time: SystemTime::now().checked_sub(wait),
+            wait: if doing == Doing::Idle { std::time::Duration::ZERO } else { wait },
+            id: slot.id,
+            link: slot.link.borrow().as_ref().map(|l| l.info.id),
+            application_name: slot.application_name.clone(),
+            prepared_statements: slot.statements.get() as u64,
+            worker: self.index as u64,
+            ..ConnRow::default()
+        }
+    }
+
+    fn server_rows(&self, state: &State, now: Instant) -> Vec<ConnRow> {
+        let mut rows = Vec::new();
+        for entry in state.pools.iter().flatten() {
+            for (idle, since) in entry.pool.iter_idle() {
+                let server = idle.server.server();
+                let mut row = self.server_row(entry, &idle.conn.live, ConnState::Idle);
+                row.prepared_statements = server.prepared_count() as u64;
+                row.application_name = server.settings().get("application_name").unwrap_or_default().into();
+                row.request_time = SystemTime::now().checked_sub(now.saturating_duration_since(since));
+                rows.push(row);
+            }
+        }
+        for slot in state.clients.values() {
+            let (link, entry) = (slot.link.borrow(), state.pools[slot.pool.0].as_ref());
+            if let (Some(live), Some(entry)) = (link.as_ref(), entry) {
+                let wait = now.saturating_duration_since(slot.since.get());
+                let mut row = self.server_row(entry, live, ConnState::Active);
+                row.link = Some(slot.id);
+                row.application_name.clone_from(&slot.application_name);
+                row.request_time = SystemTime::now().checked_sub(wait);
+                row.wait = wait;
+                rows.push(row);
+            }
+        }
+        for (pool, live) in state.cleaning.values() {
+            rows.extend(entry_of(state, *pool).map(|entry| self.server_row(entry, live, ConnState::Tested)));
+        }
+        rows
+    }
+
+    fn server_row(&self, entry: &PoolState, live: &Live, state: ConnState) -> ConnRow {
+        let info = &live.info;
+        ConnRow {
+            kind: ConnKind::Server,
+            user: Some(entry.spec.target.user.clone()),
+            database: Some(entry.spec.database.clone()),
+            state,
+            addr: info.ends.peer.0.clone(),
+            port: info.ends.peer.1,
+            local_addr: info.ends.local.0.clone(),
+            local_port: info.ends.local.1,
+            connect_time: Some(info.connected),
+            close_needed: info.epoch < entry.epoch,
+            id: info.id,
+            remote_pid: info.pid,
+            prepared_statements: live.prepared.get() as u64,
+            worker: self.index as u64,
+            ..ConnRow::default()
+        }
+    }
+}
+
+fn entry_of(state: &State, pool: PoolId) -> Option<&PoolState> {
+    state.pools.get(pool.0)?.as_deref()
+}
+
+fn share(entry: &PoolState) -> PoolShare {
+    let mut counters = entry.stats;
+    counters.query_count = entry.counters.queries;
+    counters.xact_count = entry.counters.xacts;
+    counters.client_parse_count = entry.counters.client_parses;
+    counters.server_parse_count = entry.counters.server_parses;
+    counters.bind_count = entry.counters.binds;
+    PoolShare {
+        pool: entry.spec.id,
+        clients: entry.clients as u64,
+        waiting: entry.pool.waiting() as u64,
+        idle: entry.pool.idle() as u64,
+        linked: (entry.pool.linked() - entry.cleaning) as u64,
+        cleaning: entry.cleaning as u64,
+        oldest: entry.pool.oldest_wait(),
+        counters,
+    }
+}

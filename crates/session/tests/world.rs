@@ -1,0 +1,328 @@
+//! A world of clients, a pool and model servers in one thread: it does with the session's machines what a proxy does,
+//! in pieces as small and in an order as odd as a seed says.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use pgsluice_session::{
+    AfterLoss, CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server,
+    Session, Settings, Want,
+};
+use pgsluice_wire::{HEAD_LEN, Head};
+
+use crate::model::{Model, Values};
+
+/// Steps of [`Server::clean`] that are enough for anything.
+const CLEAN_STEPS_MAX: usize = 8;
+
+/// A small random sequence.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    pub fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % sides
+    }
+}
+
+/// What worker and pool share.
+pub struct Shared {
+    pub registry: Registry,
+    pub counters: Counters,
+}
+
+impl Shared {
+    pub fn new() -> Self {
+        Self { registry: Registry::new(0, 1), counters: Counters::default() }
+    }
+
+    pub fn ctx<'a>(&'a mut self, plan: &'a mut Plan) -> Ctx<'a> {
+        Ctx { registry: &mut self.registry, counters: &mut self.counters, plan }
+    }
+}
+
+/// The other end of a server connection, with what is on its way.
+pub struct Wire {
+    pub model: Model,
+    pub to_server: VecDeque<u8>,
+    /// Received, not taken by the session yet.
+    pub received: Vec<u8>,
+}
+
+impl Wire {
+    pub fn new(model: Model) -> Self {
+        Self { model, to_server: VecDeque::new(), received: Vec::new() }
+    }
+
+    /// The server reads some.
+    fn deliver(&mut self, n: usize) {
+        let part: Vec<u8> = self.to_server.drain(..n.min(self.to_server.len())).collect();
+        self.model.feed(&part);
+    }
+
+    /// We receive some.
+    fn receive(&mut self, n: usize) {
+        let n = n.min(self.model.out.len());
+        self.received.extend(self.model.out.drain(..n));
+    }
+}
+
+pub struct Link {
+    pub server: Box<Server>,
+    pub wire: Wire,
+}
+
+pub struct Client {
+    pub session: Session,
+    /// What it has still to send.
+    pub script: VecDeque<u8>,
+    /// Sent, not taken by the session yet.
+    pub sent: Vec<u8>,
+    pub seen: Vec<u8>,
+    pub link: Option<Link>,
+    pub closed: bool,
+    waiting: bool,
+}
+
+impl Client {
+    pub fn new(id: u64, script: &[u8], max_prepared: usize, base: Settings) -> Self {
+        Self {
+            session: Session::new(id, Pooling::Transaction, max_prepared, Arc::new(base)),
+            script: script.iter().copied().collect(),
+            sent: Vec::new(),
+            seen: Vec::new(),
+            link: None,
+            closed: false,
+            waiting: false,
+        }
+    }
+}
+
+pub struct World {
+    pub shared: Shared,
+    pub clients: Vec<Client>,
+    pub idle: Vec<(IdleServer, Wire)>,
+    /// Statements a server may keep.
+    pub max_prepared: usize,
+}
+
+pub fn fresh_server() -> Server {
+    Server::new(CancelKey { pid: 1, secret: Box::new([0; 4]) }, Params::default())
+}
+
+impl World {
+    pub fn new(servers: usize, max_prepared: usize) -> Self {
+        let mut world = Self { shared: Shared::new(), clients: Vec::new(), idle: Vec::new(), max_prepared };
+        (0..servers).for_each(|_| world.add_server());
+        world
+    }
+
+    pub fn add_server(&mut self) {
+        self.idle.push((IdleServer::fresh(fresh_server()), Wire::new(Model::new(&[]))));
+    }
+
+    pub fn add_client(&mut self, script: &[u8], base: Settings) {
+        let id = self.clients.len() as u64 + 1;
+        self.clients.push(Client::new(id, script, self.max_prepared, base));
+    }
+
+    /// Runs until nothing moves any more.
+    pub fn run(&mut self, dice: &mut Dice) {
+        let mut quiet = 0;
+        while quiet < 64 * self.clients.len() {
+            quiet = if self.step(dice) { 0 } else { quiet + 1 };
+        }
+        (0..self.clients.len()).for_each(|i| assert!(!self.settle(i), "something was still moving"));
+    }
+
+    /// One random event for one random client. Did anything move?
+    pub fn step(&mut self, dice: &mut Dice) -> bool {
+        let i = dice.roll(self.clients.len());
+        let n = 1 + if dice.roll(4) == 0 { dice.roll(9) } else { dice.roll(400) };
+        match dice.roll(4) {
+            0 => self.send(i, n),
+            1 => self.clients[i].link.as_mut().is_some_and(|link| {
+                let moved = !link.wire.to_server.is_empty();
+                link.wire.deliver(n);
+                moved
+            }),
+            2 => self.receive(i, n),
+            _ => self.clients[i].waiting && self.pump_client(i),
+        }
+    }
+
+    /// Everything of one client's that can move does.
+    fn settle(&mut self, i: usize) -> bool {
+        let mut moved = self.send(i, usize::MAX);
+        if let Some(link) = &mut self.clients[i].link {
+            moved |= !link.wire.to_server.is_empty();
+            link.wire.deliver(usize::MAX);
+        }
+        moved | self.receive(i, usize::MAX)
+    }
+
+    /// The client sends some bytes.
+    pub fn send(&mut self, i: usize, n: usize) -> bool {
+        let client = &mut self.clients[i];
+        let n = n.min(client.script.len());
+        if client.closed || n == 0 {
+            return false;
+        }
+        client.sent.extend(client.script.drain(..n));
+        self.pump_client(i);
+        true
+    }
+
+    /// The session reads what its client sent. Did it take any, or get a server?
+    pub fn pump_client(&mut self, i: usize) -> bool {
+        let mut moved = false;
+        loop {
+            let client = &mut self.clients[i];
+            let mut plan = Plan::default();
+            let server = client.link.as_mut().map(|l| &mut *l.server);
+            let before = plan.reply.len();
+            let progress = client.session.handle_client(server, &client.sent, &mut self.shared.ctx(&mut plan));
+            let progress = progress.expect("clients here keep to the protocol");
+            if let Some(link) = &mut client.link {
+                link.wire.to_server.extend(plan.concat(&client.sent));
+            } else {
+                assert!(plan.is_empty(), "bytes for a server, and no server");
+            }
+            client.seen.extend(&plan.reply[before..]);
+            client.sent.drain(..progress.consumed);
+            moved |= progress.consumed > 0;
+            client.waiting = progress.want == Want::Checkout;
+            match progress.want {
+                Want::Checkout if !self.checkout(i) => return moved,
+                Want::Checkout => moved = true,
+                Want::More | Want::Server => return moved,
+                Want::Close => {
+                    self.clients[i].closed = true;
+                    return moved;
+                }
+            }
+        }
+    }
+
+    fn checkout(&mut self, i: usize) -> bool {
+        let Some((idle, wire)) = self.idle.pop() else { return false };
+        check_idle(&idle, &wire);
+        self.clients[i].link = Some(Link { server: idle.link(), wire });
+        self.clients[i].waiting = false;
+        true
+    }
+
+    /// The session receives some bytes of its server's.
+    pub fn receive(&mut self, i: usize, n: usize) -> bool {
+        let Some(link) = &mut self.clients[i].link else { return false };
+        if link.wire.model.out.is_empty() {
+            return false;
+        }
+        link.wire.receive(n);
+        self.pump_server(i);
+        true
+    }
+
+    fn pump_server(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        let Link { server, wire } = client.link.as_mut().expect("a server sent something");
+        let mut plan = Plan::default();
+        let taken = client.session.handle_server(server, &wire.received, &mut self.shared.ctx(&mut plan));
+        let taken = taken.expect("the model keeps to the protocol");
+        client.seen.extend(plan.concat(&wire.received));
+        wire.to_server.extend(&plan.reply);
+        wire.received.drain(..taken);
+        if client.session.can_release(server) {
+            self.checkin(i);
+        }
+        self.pump_client(i);
+    }
+
+    fn checkin(&mut self, i: usize) {
+        let Link { server, mut wire } = self.clients[i].link.take().expect("it had one");
+        let server = match server.release() {
+            Ok(idle) => idle,
+            Err(server) => clean(server, &mut wire).expect("a server at the end of a transaction can be cleaned"),
+        };
+        check_idle(&server, &wire);
+        self.idle.insert(0, (server, wire));
+    }
+
+    /// The client hangs up: its server is cleaned, or found to be of no more use.
+    pub fn vanish(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        client.closed = true;
+        client.script.clear();
+        client.sent.clear();
+        let Some(Link { server, mut wire }) = client.link.take() else { return };
+        if client.session.is_mid_message() {
+            return;
+        }
+        if let Some(idle) = clean(server, &mut wire) {
+            check_idle(&idle, &wire);
+            self.idle.push((idle, wire));
+        }
+    }
+
+    /// The client's server hangs up, with what it sent and we did not read.
+    pub fn lose_server(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        let Some(Link { mut server, .. }) = client.link.take() else { return };
+        match client.session.handle_server_lost(&mut server, &Refusal::ServerLost, &mut client.seen) {
+            AfterLoss::Close => client.closed = true,
+            AfterLoss::GoOn => {
+                self.add_server();
+                self.pump_client(i);
+            }
+        }
+    }
+}
+
+/// Brings a server without a client to where it can be lent; `None` if it is hopeless.
+pub fn clean(mut server: Box<Server>, wire: &mut Wire) -> Option<IdleServer> {
+    for _ in 0..CLEAN_STEPS_MAX {
+        let mut out = Vec::new();
+        let next = server.clean(&mut out);
+        wire.to_server.extend(out);
+        match next {
+            Cleanup::Done => return Some(server.release().expect("clean said Done")),
+            Cleanup::Hopeless => return None,
+            Cleanup::Wait => {}
+        }
+        wire.deliver(usize::MAX);
+        wire.receive(usize::MAX);
+        let taken = server.handle_alone(&wire.received, &mut Plan::default());
+        wire.received.drain(..taken.expect("the model keeps to the protocol"));
+    }
+    panic!("not clean after {CLEAN_STEPS_MAX} steps: {server:?}\nmodel: {:?}", wire.model);
+}
+
+/// What is lent again is as the ledger says it is.
+fn check_idle(idle: &IdleServer, wire: &Wire) {
+    let mut model = wire.model.clone();
+    model.feed(&wire.to_server.iter().copied().collect::<Vec<_>>());
+    assert_eq!(model.leftovers(), [""; 0], "left behind on an idle server: {:?}", idle.server());
+    let noted: Values = idle.server().settings().iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+    let changed = model.changed_settings();
+    assert!(changed.iter().all(|(n, v)| noted.get(n) == Some(v)), "settings {changed:?}, noted {noted:?}");
+    let max = idle.server().prepared_count();
+    assert!(model.statement_names().len() <= max, "statements {:?}, noted {max}", model.statement_names());
+}
+
+/// Splits bytes into messages; panics when the last one is not whole.
+pub fn messages(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let head = Head::read(bytes).unwrap().expect("whole messages");
+        assert!(bytes.len() >= head.total(), "half a message: {}", bytes.escape_ascii());
+        all.push((head.tag, &bytes[HEAD_LEN..head.total()]));
+        bytes = &bytes[head.total()..];
+    }
+    all
+}

@@ -1,0 +1,130 @@
+"""asyncpg through the pooler with its statement cache on, as applications use it directly.
+
+Usage: asyncpg_check.py URL. Prints one PASS line per check; the first failure ends it with a traceback.
+"""
+
+import asyncio
+import datetime
+import sys
+
+import asyncpg
+
+URL = sys.argv[1].split("?")[0]
+TABLE = "asyncpg_item"
+
+
+def connect(**options):
+    return asyncpg.connect(URL, ssl=False, **options)
+
+
+async def statement_cache():
+    conn = await connect()
+    for n in range(200):
+        assert await conn.fetchval("SELECT $1::int", n) == n
+    for n in range(150):  # more texts than the cache holds: it closes the oldest
+        assert await conn.fetchval(f"SELECT {n}") == n
+    await conn.close()
+
+
+async def prepared():
+    conn = await connect()
+    statement = await conn.prepare("SELECT $1::int * 2, $2::text")
+    assert [parameter.name for parameter in statement.get_parameters()] == ["int4", "text"]
+    for n in range(50):
+        assert tuple(await statement.fetchrow(n, "x")) == (2 * n, "x")
+        await asyncio.sleep(0.001)
+    await conn.close()
+
+
+async def types():
+    conn = await connect()
+    now = datetime.datetime(2026, 2, 1, 12, 30)
+    assert await conn.fetchval("SELECT $1::timestamp", now) == now
+    assert await conn.fetchval("SELECT $1::int[]", [1, 2, 3]) == [1, 2, 3]
+    assert await conn.fetchval("SELECT $1::bytea", b"\0\xff") == b"\0\xff"
+    # A type asyncpg must ask the catalog about.
+    await conn.execute("DROP TYPE IF EXISTS mood; CREATE TYPE mood AS ENUM ('sad', 'happy')")
+    assert await conn.fetchval("SELECT $1::mood", "happy") == "happy"
+    await conn.close()
+
+
+async def transactions():
+    conn = await connect()
+    await conn.execute(f"DROP TABLE IF EXISTS {TABLE}; CREATE TABLE {TABLE} (id int PRIMARY KEY, name text)")
+    async with conn.transaction():
+        await conn.execute(f"INSERT INTO {TABLE} VALUES ($1, $2)", 1, "one")
+        try:
+            async with conn.transaction():
+                await conn.execute(f"INSERT INTO {TABLE} VALUES (1, 'twice')")
+            raise AssertionError("a duplicate key passed")
+        except asyncpg.UniqueViolationError:
+            pass
+    assert await conn.fetchval(f"SELECT count(*) FROM {TABLE}") == 1
+    try:
+        await conn.execute("SELEC 1")
+        raise AssertionError("a syntax error passed")
+    except asyncpg.PostgresSyntaxError:
+        pass
+    async with conn.transaction(isolation="serializable", readonly=True):
+        assert await conn.fetchval("SHOW transaction_isolation") == "serializable"
+    await conn.close()
+
+
+async def cursors():
+    conn = await connect()
+    async with conn.transaction():
+        got = [row[0] async for row in conn.cursor("SELECT n FROM generate_series(1, $1::int) n", 500, prefetch=40)]
+        assert got == list(range(1, 501))
+        cursor = await conn.cursor("SELECT n FROM generate_series(1, 10) n")
+        await cursor.forward(4)
+        assert (await cursor.fetchrow())[0] == 5
+    await conn.close()
+
+
+async def copy():
+    conn = await connect()
+    records = [(n, f"copied {n}") for n in range(1000, 6000)]
+    assert await conn.copy_records_to_table(TABLE, records=records) == "COPY 5000"
+    received = bytearray()
+
+    async def sink(data):
+        received.extend(data)
+
+    await conn.copy_from_query(f"SELECT id FROM {TABLE} WHERE id >= 1000 ORDER BY id", output=sink)
+    assert bytes(received).split() == [str(n).encode() for n in range(1000, 6000)]
+    await conn.executemany(f"UPDATE {TABLE} SET name = $2 WHERE id = $1", [(n, "changed") for n in range(1000, 1300)])
+    assert await conn.fetchval(f"SELECT count(*) FROM {TABLE} WHERE name = 'changed'") == 300
+    await conn.close()
+
+
+async def timeout_cancels():
+    conn = await connect()
+    try:
+        await conn.fetchval("SELECT pg_sleep(20)", timeout=0.3)
+        raise AssertionError("the query was not cancelled")
+    except asyncio.TimeoutError:
+        pass
+    assert await conn.fetchval("SELECT 'usable'") == "usable"
+    await conn.close()
+
+
+async def pool():
+    async with asyncpg.create_pool(URL, ssl=False, min_size=5, max_size=10) as pool:
+
+        async def work(number):
+            for n in range(20):
+                async with pool.acquire() as conn, conn.transaction():
+                    pid = await conn.fetchval("SELECT pg_backend_pid()")
+                    assert await conn.fetchval("SELECT $1::int", number * 100 + n) == number * 100 + n
+                    assert await conn.fetchval("SELECT pg_backend_pid()") == pid
+
+        await asyncio.gather(*(work(number) for number in range(20)))
+
+
+async def main():
+    for check in [statement_cache, prepared, types, transactions, cursors, copy, timeout_cancels, pool]:
+        await check()
+        print("PASS", check.__name__, flush=True)
+
+
+asyncio.run(main())

@@ -1,0 +1,288 @@
+//! Things that break: clients that vanish, servers that die, a PostgreSQL that restarts, readers that do not
+//! read. Nobody but the one concerned may notice, no backend may be lost, and no lock may be left behind.
+
+use std::time::{Duration, Instant};
+
+use pgsluice_tests::wire::{message as m, show};
+use pgsluice_tests::{APP, Pooler, Postgres, Raw, Shuffle, eventually};
+
+const SOON: Duration = Duration::from_secs(3);
+
+fn pooler(size: &str) -> (Pooler, String) {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    (Pooler::url(postgres, APP, &database, &["--pool-size", size]), database)
+}
+
+fn waiting(pooler: &Pooler, database: &str) -> i64 {
+    pooler.pool_count(database, APP.user, "cl_waiting")
+}
+
+fn terminate(pid: &str) {
+    let killed = Postgres::shared().admin("postgres").value(&format!("SELECT pg_terminate_backend({pid}, 5000)"));
+    assert_eq!(killed, "t", "backend {pid} ends");
+}
+
+#[test]
+fn a_client_that_vanishes_in_the_queue_leaves_it() {
+    let (pooler, database) = pooler("1");
+    let mut holder = pooler.connect(APP, &database);
+    holder.run("CREATE TABLE ghost (id int); BEGIN");
+    let mut vanishing: Vec<_> = (0..5).map(|_| pooler.connect(APP, &database)).collect();
+    for client in &mut vanishing {
+        client.send(&m::query("INSERT INTO ghost VALUES (1)")).unwrap();
+    }
+    assert!(eventually(SOON, || waiting(&pooler, &database) == 5), "{:?}", pooler.pool(&database, APP.user));
+    drop(vanishing);
+    assert!(eventually(SOON, || waiting(&pooler, &database) == 0), "{:?}", pooler.pool(&database, APP.user));
+    holder.run("COMMIT");
+    assert_eq!(holder.value("SELECT count(*) FROM ghost"), "0", "what was queued never ran");
+}
+
+#[test]
+fn the_query_of_a_client_that_vanishes_is_cancelled_and_its_backend_reused() {
+    let (pooler, database) = pooler("1");
+    let postgres = Postgres::shared();
+    postgres
+        .connect(APP, &database)
+        .run("CREATE TABLE work (id int PRIMARY KEY, n int); INSERT INTO work VALUES (1, 0)");
+    let mut client = pooler.connect(APP, &database);
+    client.run("BEGIN");
+    let pid = client.value("SELECT pg_backend_pid()");
+    client.run("UPDATE work SET n = 1");
+    client.send(&m::query("SELECT pg_sleep(60)")).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    drop(client);
+
+    let start = Instant::now();
+    let mut direct = postgres.connect(APP, &database);
+    direct.run("SET lock_timeout = '10s'; UPDATE work SET n = n + 10");
+    assert!(start.elapsed() < Duration::from_secs(1), "the row was locked for {:?}", start.elapsed());
+    assert_eq!(direct.value("SELECT n FROM work"), "10", "the transaction was rolled back");
+
+    let mut next = pooler.connect(APP, &database);
+    assert_eq!(next.value("SELECT pg_backend_pid()"), pid, "the backend is reused");
+    assert_eq!(next.value("SELECT n FROM work"), "10");
+}
+
+#[test]
+fn a_client_that_vanishes_idle_in_a_transaction_is_rolled_back() {
+    let (pooler, database) = pooler("1");
+    let mut client = pooler.connect(APP, &database);
+    client.run("CREATE TABLE work (id int)");
+    let pid = client.value("SELECT pg_backend_pid()");
+    client.run("BEGIN");
+    client.run("INSERT INTO work VALUES (1)");
+    drop(client);
+    let mut next = pooler.connect(APP, &database);
+    assert_eq!(next.value("SELECT count(*) FROM work"), "0");
+    assert_eq!(next.value("SELECT pg_backend_pid()"), pid, "the backend is reused");
+    // And in a failed one.
+    let mut client = pooler.connect(APP, &database);
+    client.run("BEGIN");
+    assert!(client.rows("SELECT 1/0").is_err());
+    drop(client);
+    assert_eq!(next.value("SELECT 1"), "1");
+}
+
+#[test]
+fn clients_that_vanish_at_any_moment_harm_nobody() {
+    let (pooler, database) = pooler("2");
+    pooler.connect(APP, &database).run("CREATE TABLE item (id int)");
+    let shuffle = Shuffle::start(&pooler, APP, &database, 2);
+    let scripts: [Vec<u8>; 6] = [
+        [m::query("COPY item FROM STDIN"), m::copy_data(b"1\n")].concat(),
+        [m::query("BEGIN"), m::query("SELECT repeat('x', 1000) FROM generate_series(1, 5000)")].concat(),
+        [m::parse("x", "SELECT 1", &[]), m::bind("", "x", &[]), m::execute("", 0)].concat(),
+        [m::parse("x", "SELECT 1", &[]), m::flush()].concat(),
+        (0..500).flat_map(|_| m::query("INSERT INTO item VALUES (2)")).collect(),
+        m::query("SELECT pg_sleep(20)"),
+    ];
+    for round in 0..60 {
+        let mut client = pooler.connect(APP, &database);
+        let script = &scripts[round % scripts.len()];
+        let cut = if round % 3 == 0 { script.len() - 2 } else { script.len() };
+        client.send(&script[..cut]).unwrap();
+        std::thread::sleep(Duration::from_millis(round as u64 % 7 * 3));
+    }
+    // All that is left are the background clients: no session, no server is stuck.
+    let mut console = pooler.console();
+    let settled = || {
+        let rows = pgsluice_tests::pooler::table(&mut console, "SHOW POOLS");
+        let row = rows.iter().find(|row| row["database"] == database).expect("the pool is there");
+        row["cl_active"].parse::<u32>().expect("a count") + row["cl_waiting"].parse::<u32>().expect("a count") <= 2
+    };
+    assert!(eventually(SOON, settled), "{:?}", pooler.pool(&database, APP.user));
+    shuffle.finish();
+    assert!(Postgres::shared().backends(&database) <= 3);
+}
+
+#[test]
+fn half_closed_sockets_are_cleared_away() {
+    let (pooler, database) = pooler("1");
+    for script in
+        [m::query("SELECT 1"), m::query("BEGIN"), m::query("SELECT pg_sleep(30)"), m::terminate(), b"Q\0".to_vec()]
+    {
+        let mut client = pooler.connect(APP, &database);
+        client.send(&script).unwrap();
+        client.half_close().unwrap();
+        assert!(client.until_closed(SOON).is_some(), "our side is closed as well");
+    }
+    assert_eq!(pooler.connect(APP, &database).value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_server_killed_in_a_query_costs_that_query_only() {
+    let (pooler, database) = pooler("2");
+    let mut client = pooler.connect(APP, &database);
+    let mut other = pooler.connect(APP, &database);
+    client.run("CREATE TABLE pid_of (pid int)");
+    client.send(&m::query("SELECT pg_backend_pid(), pg_sleep(30)")).unwrap();
+    let mut admin = Postgres::shared().admin("postgres");
+    let running =
+        format!("SELECT max(pid) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event = 'PgSleep'");
+    assert!(eventually(SOON, || !admin.value(&running).is_empty()));
+    terminate(&admin.value(&running));
+    let replies = client.until_ready();
+    let error = replies.iter().find(|reply| reply.tag == b'E').expect("an ErrorResponse");
+    assert_eq!(error.sqlstate(), "57P01", "{error:?}");
+    assert_eq!(show(&replies).last().map(String::as_str), Some("Z I"));
+    assert_eq!(client.value("SELECT 'goes on'"), "goes on", "on the same client connection");
+    assert_eq!(other.value("SELECT 'unharmed'"), "unharmed");
+}
+
+#[test]
+fn a_server_killed_in_an_extended_batch_keeps_the_protocol_in_step() {
+    let (pooler, database) = pooler("1");
+    let mut client = pooler.connect(APP, &database);
+    let pid = client.value("SELECT pg_backend_pid()");
+    let batch = |sql: &str| [m::parse("", sql, &[]), m::bind("", "", &[]), m::execute("", 0), m::sync()].concat();
+    // The second batch is in the pipe already when the server dies in the first.
+    client.send(&[batch("SELECT pg_sleep(30)"), batch("SELECT 'second'")].concat()).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    terminate(&pid);
+    let first = show(&client.until_ready());
+    assert!(first.iter().any(|line| line == "E 57P01"), "{first:?}");
+    // The second may have run on another server or have failed with the first, but it gets its answer.
+    let second = show(&client.until_ready());
+    assert!(second.iter().any(|line| line == "D second" || line.starts_with("E ")), "{second:?}");
+    assert_eq!(client.value("SELECT 'goes on'"), "goes on");
+}
+
+#[test]
+fn a_server_killed_while_idle_is_not_noticed() {
+    let (pooler, database) = pooler("1");
+    let mut client = pooler.connect(APP, &database);
+    for _ in 0..5 {
+        let pid = client.value("SELECT pg_backend_pid()");
+        terminate(&pid);
+        assert_ne!(client.value("SELECT pg_backend_pid()"), pid);
+    }
+}
+
+#[test]
+fn a_server_killed_between_statements_of_a_transaction_ends_the_transaction() {
+    let (pooler, database) = pooler("2");
+    let mut client = pooler.connect(APP, &database);
+    client.run("CREATE TABLE work (id int)");
+    client.run("BEGIN");
+    let pid = client.value("SELECT pg_backend_pid()");
+    client.run("INSERT INTO work VALUES (1)");
+    terminate(&pid);
+    // The rest must not run outside the transaction, as if nothing had happened. An error or the end of the
+    // connection will both tell the client.
+    let sent = client.send(&m::query("INSERT INTO work VALUES (2)"));
+    let told = sent.is_err() || matches!(client.recv(), Err(_) | Ok(pgsluice_tests::Reply { tag: b'E', .. }));
+    assert!(told, "the client was not told that its transaction is gone");
+    assert_eq!(pooler.connect(APP, &database).value("SELECT count(*) FROM work"), "0");
+}
+
+#[test]
+fn clients_survive_a_restart_of_postgresql() {
+    for immediate in [false, true] {
+        let mut postgres = Postgres::start(&[]);
+        let database = postgres.database();
+        let pooler = Pooler::url(&postgres, APP, &database, &["--pool-size", "3"]);
+        let mut clients: Vec<_> = (0..10).map(|_| pooler.connect(APP, &database)).collect();
+        for client in &mut clients {
+            client.run("SELECT 1");
+        }
+        postgres.stop(immediate);
+        std::thread::sleep(Duration::from_millis(300));
+        postgres.launch();
+        let start = Instant::now();
+        for client in &mut clients {
+            let back = eventually(Duration::from_secs(10), || client.rows("SELECT 1").is_ok());
+            assert!(back, "a client did not recover (immediate: {immediate})");
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        assert_eq!(pooler.connect(APP, &database).value("SELECT 1"), "1");
+    }
+}
+
+#[test]
+fn queries_wait_while_postgresql_is_away() {
+    let mut postgres = Postgres::start(&[]);
+    let database = postgres.database();
+    let pooler = Pooler::url(&postgres, APP, &database, &["--pool-size", "3"]);
+    let mut client = pooler.connect(APP, &database);
+    client.run("SELECT 1");
+    postgres.stop(false);
+    client.send(&m::query("SELECT 'patience'")).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    postgres.launch();
+    // An honest error will do too, but not a lost connection, and not silence.
+    let first = show(&client.until_ready());
+    assert!(first.iter().any(|line| line == "D patience" || line.starts_with("E ")), "{first:?}");
+    assert!(eventually(Duration::from_secs(10), || client.rows("SELECT 1").is_ok()));
+}
+
+#[test]
+fn a_reader_that_does_not_read_stalls_nobody_and_fills_no_memory() {
+    let (pooler, database) = pooler("2");
+    let mut slow = pooler.connect(APP, &database);
+    let mut quick = pooler.connect(APP, &database);
+    slow.send(&m::query("SELECT repeat('x', 10000) FROM generate_series(1, 20000)")).unwrap();
+    let end = Instant::now() + Duration::from_secs(2);
+    let (mut slowest, mut count) = (Duration::ZERO, 0);
+    while Instant::now() < end {
+        let start = Instant::now();
+        assert_eq!(quick.value("SELECT 1"), "1");
+        slowest = slowest.max(start.elapsed());
+        count += 1;
+    }
+    assert!(count > 100 && slowest < Duration::from_millis(500), "{count} queries, the slowest {slowest:?}");
+    assert!(resident_mib(&pooler) < 64, "{} MiB in memory for 200 MB under way", resident_mib(&pooler));
+    let rows = slow.until_ready();
+    assert_eq!(rows.len(), 20_000 + 3, "all of it comes in the end");
+}
+
+fn resident_mib(pooler: &Pooler) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pooler.pid())).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("VmRSS: 0 kB");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+#[test]
+fn violations_of_the_protocol_end_one_session_only() {
+    let (pooler, database) = pooler("1");
+    let mut other = pooler.connect(APP, &database);
+    let wrong: [Vec<u8>; 6] = [
+        m::tagged(b'~', b"what"),
+        b"Q\0\0\0\x03".to_vec(),
+        b"Q\xff\xff\xff\xffSELECT".to_vec(),
+        m::tagged(b'Q', b"SELECT 1"),
+        m::tagged(b'B', b"\0"),
+        m::tagged(b'R', b"\0\0\0\0"),
+    ];
+    for bytes in wrong {
+        let mut client: Raw = pooler.connect(APP, &database);
+        client.run("BEGIN");
+        client.send(&bytes).unwrap();
+        client.half_close().unwrap();
+        let end = client.until_closed(SOON);
+        assert!(end.is_some(), "{bytes:02x?} was left hanging");
+        assert!(end.iter().flatten().all(|reply| reply.tag != b'D'), "{bytes:02x?}: {end:?}");
+        assert_eq!(other.value("SELECT 1"), "1", "after {bytes:02x?}");
+    }
+}
