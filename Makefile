@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help demo test lint
+.PHONY: help demo test lint bench
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -19,3 +19,8 @@ lint: ## formatting, clippy and documentation, all without a warning
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+
+bench: ## CPU and memory side by side with PgBouncer (BENCH_ARGS=--quick for a minute); see docs/performance.md
+	@. scripts/packages.sh; command -v pgbouncer >/dev/null || [ -n "$$PGBOUNCER_BIN" ] || install_packages pgbouncer
+	$(CARGO) build --release -p pgsluice -p pgsluice-benches
+	@"$${CARGO_TARGET_DIR:-target}/release/compare" $(BENCH_ARGS)

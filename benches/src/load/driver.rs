@@ -149,9 +149,7 @@ impl Driver {
         let client = &mut self.clients[key];
         let requests = u64::from(self.script.steps[client.step].replies);
         let measured = self.control.phase() == MEASURE;
-        if let Some(started) = client.started.take()
-            && measured
-        {
+        if let Some(started) = client.started.take().filter(|_| measured) {
             self.outcome.latency.record(now.saturating_duration_since(started).as_nanos() as u64);
         }
         let last = client.step + 1 == self.script.steps.len();

@@ -107,7 +107,7 @@ impl Server {
                 self.end_execute(head.tag).map(|shown| shown && linked)
             }
             backend::ERROR_RESPONSE => Ok(self.handle_error(session, body, ctx)),
-            backend::PARAMETER_STATUS => Ok(self.handle_parameter(session, ParameterStatus::read(body)?)),
+            backend::PARAMETER_STATUS => Ok(self.handle_parameter(session, ParameterStatus::read(body)?, ctx.plan)),
             backend::NOTICE_RESPONSE => Ok(linked && self.ledger.front().is_none_or(|owed| !owed.is_hidden())),
             backend::NOTIFICATION_RESPONSE => Ok(linked),
             _ => self.handle_answer(session, head.tag).map(|shown| shown && linked),
@@ -134,12 +134,17 @@ impl Server {
             backend::CLOSE_COMPLETE => (matches!(front, Owed::Close | Owed::CloseUnnamed(_) | Owed::HiddenClose(_)), true),
             backend::PARAMETER_DESCRIPTION => (matches!(front, Owed::DescribeStatement(_)), false),
             backend::NO_DATA => (matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal), true),
-            backend::ROW_DESCRIPTION => (true, matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal)),
-            backend::COPY_IN_RESPONSE => {
+            backend::ROW_DESCRIPTION => {
+                let described = matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal);
+                (described || matches!(front, Owed::Query(_) | Owed::HiddenQuery), described)
+            }
+            backend::COPY_IN_RESPONSE if matches!(front, Owed::Query(_) | Owed::Execute) => {
                 self.copying_in = self.ledger.begin_copy_in();
                 (true, false)
             }
-            backend::COPY_OUT_RESPONSE | backend::COPY_DONE => (true, false),
+            backend::COPY_OUT_RESPONSE | backend::COPY_DONE => {
+                (matches!(front, Owed::Query(_) | Owed::Execute), false)
+            }
             backend::FUNCTION_CALL_RESPONSE => (matches!(front, Owed::FunctionCall), false),
             _ => (false, false),
         };
@@ -185,7 +190,12 @@ impl Server {
     }
 
     /// A changed parameter: the client's own doing if one is linked, otherwise the server's.
-    fn handle_parameter(&mut self, session: Option<&mut Session>, report: ParameterStatus<'_>) -> bool {
+    fn handle_parameter(
+        &mut self,
+        session: Option<&mut Session>,
+        report: ParameterStatus<'_>,
+        plan: &mut Plan,
+    ) -> bool {
         let (Ok(name), Ok(value)) = (std::str::from_utf8(report.name), std::str::from_utf8(report.value)) else {
             self.residue.settings = true;
             return session.is_some();
@@ -197,6 +207,9 @@ impl Server {
         }
         if self.discarded {
             // DISCARD ALL put the server's defaults back; the client's own are replayed before its next message.
+            if let Some(told) = session.value_after_discard(name, value) {
+                plan.insert(|out| BackendWriter(out).parameter_status(report.name, told.as_bytes()));
+            }
             return false;
         }
         if is_settable(name) {
@@ -215,6 +228,14 @@ impl Server {
             b"LISTEN" => self.residue.channels = true,
             b"PREPARE" => self.residue.statements = true,
             b"LOAD" => self.set_close_needed(),
+            b"DEALLOCATE" => {
+                if let Some(Owed::Deallocate { name, statement, .. }) = self.ledger.front() {
+                    self.prepared.remove(statement.id());
+                    if let Some(session) = session {
+                        session.forget_name(name);
+                    }
+                }
+            }
             b"DEALLOCATE ALL" | b"DISCARD ALL" => {
                 self.prepared.clear();
                 let discarded = tag == b"DISCARD ALL";
@@ -262,7 +283,7 @@ impl Server {
                 self.retry_cleaning();
                 shown = false;
             }
-            owed if owed.is_hidden() && (session.is_none() || self.hidden_cycles > 0) => {
+            _ if self.ledger.is_front_ours() => {
                 self.own_error = Some(body.into());
                 shown = false;
             }
@@ -289,13 +310,17 @@ impl Server {
                 self.prepared.insert(statement.clone());
                 self.prepared.spoil(statement.id());
             }
-            Owed::ParseUnnamed(replaced) | Owed::CloseUnnamed(replaced) | Owed::Query(replaced) => {
+            Owed::ParseUnnamed(replaced)
+            | Owed::CloseUnnamed(replaced)
+            | Owed::Query(replaced)
+            | Owed::Deallocate { replaced, .. } => {
                 if self.ledger.replaces_unnamed(replaced.as_deref()) {
                     return;
                 }
                 self.unnamed = Some(NOBODYS);
             }
             Owed::HiddenParse(None) | Owed::HiddenClose(None) => self.unnamed = Some(NOBODYS),
+            Owed::HiddenQuery => self.hidden_cycles -= 1,
             _ => {}
         }
         if let Some(session) = session {

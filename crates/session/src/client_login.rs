@@ -162,7 +162,7 @@ impl ClientLogin {
                 // Bytes that came along in the clear were meant to be read after encryption began (CVE-2021-23222).
                 self.encryption_requests += 1;
                 if !rest.is_empty() || self.encryption_requests > 2 * ENCRYPTION_REQUESTS_MAX {
-                    return Err(Violation::from(Malformed { message: "SSLRequest or GSSENCRequest" }).into());
+                    return Err(Refusal::Unencrypted);
                 }
                 out.push(b'N');
                 Ok(None)
@@ -306,7 +306,7 @@ mod tests {
     fn bytes_behind_a_request_for_encryption_are_refused() {
         let mut both = request(SSL_CODE);
         both.extend(startup(&[("user", "bob")]));
-        assert!(matches!(ClientLogin::default().handle(&both, &mut Vec::new()), Err(Refusal::Violation(_))));
+        assert!(matches!(ClientLogin::default().handle(&both, &mut Vec::new()), Err(Refusal::Unencrypted)));
     }
 
     #[test]

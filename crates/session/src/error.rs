@@ -111,6 +111,8 @@ pub enum Refusal {
     BlockInStatementPooling,
     /// Something PostgreSQL can do and we cannot yet.
     Unsupported(Box<str>),
+    /// Bytes came in the clear behind a request for encryption.
+    Unencrypted,
     /// A startup parameter that cannot be read.
     BadStartupParameter(Box<str>),
     /// The peer broke the protocol.
@@ -181,6 +183,9 @@ impl Refusal {
             }
             Unsupported(what) => {
                 (sqlstate::FEATURE_NOT_SUPPORTED, format!("{what} is not supported by pgsluice yet"), "")
+            }
+            Unencrypted => {
+                (sqlstate::PROTOCOL_VIOLATION, "received unencrypted data after SSL or GSSAPI request".into(), "")
             }
             BadStartupParameter(why) => (sqlstate::INVALID_PARAMETER_VALUE, why.to_string(), ""),
             Violation(v) => (sqlstate::PROTOCOL_VIOLATION, v.to_string(), ""),

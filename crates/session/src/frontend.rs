@@ -76,6 +76,15 @@ enum Flow {
     SkipToSync,
 }
 
+/// Does what was sent forget statements and settings, so that nothing may go out behind it until it is known to?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    No,
+    /// A statement that does was parsed: it may run until Sync.
+    AtSync,
+    Now,
+}
+
 /// What becomes of the rest of a message whose front was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -117,12 +126,15 @@ pub struct Session {
     /// Named statements are ours to place if this is over 0: statements per server.
     max_prepared: usize,
     flow: Flow,
+    hold: Hold,
     rest: (usize, Fate),
     names: Names,
     unnamed: Unnamed,
     pub(crate) settings: Arc<Settings>,
     /// What DISCARD ALL returns to: the startup message's.
     base: Arc<Settings>,
+    /// What the last DISCARD ALL returned from.
+    discarded: Arc<Settings>,
 }
 
 impl Session {
@@ -135,10 +147,12 @@ impl Session {
             pooling,
             max_prepared,
             flow: Flow::Normal,
+            hold: Hold::No,
             rest: (0, Fate::Discard),
             names: Names::default(),
             unnamed: Unnamed::default(),
             settings: base.clone(),
+            discarded: base.clone(),
             base,
         }
     }
@@ -267,6 +281,14 @@ impl Session {
         AfterLoss::GoOn
     }
 
+    /// Has the client to wait until it is known what DISCARD ALL or DEALLOCATE did?
+    fn holds(&mut self, server: &Server) -> bool {
+        if self.hold == Hold::Now && (server.copying_in || !server.ledger.has_ready_ahead()) {
+            self.hold = Hold::No;
+        }
+        self.hold == Hold::Now
+    }
+
     /// Errors for everything owed, a ReadyForQuery wherever one was due.
     fn answer_owed(&mut self, server: &mut Server, why: &Refusal, reply: &mut Vec<u8>) {
         let mut failed = server.ledger.is_skipping();
@@ -303,9 +325,15 @@ impl Session {
             Owed::OwnCloseComplete { name, statement } => {
                 self.names.insert(name, statement);
             }
-            Owed::ParseUnnamed(replaced) | Owed::CloseUnnamed(replaced) | Owed::Query(replaced) => {
+            Owed::ParseUnnamed(replaced)
+            | Owed::CloseUnnamed(replaced)
+            | Owed::Query(replaced)
+            | Owed::Deallocate { replaced, .. } => {
                 self.unnamed.generation += 1;
                 self.unnamed.content = replaced.unwrap_or_default();
+                if self.rest.1 == Fate::Keep {
+                    self.rest.1 = Fate::Forward;
+                }
             }
             _ => {}
         }
@@ -329,12 +357,23 @@ impl Session {
         }
     }
 
+    pub(crate) fn forget_name(&mut self, name: &[u8]) {
+        self.names.remove(name);
+    }
+
     /// DISCARD ALL (`everything`) or DEALLOCATE ALL ran: with the first, the settings are the startup message's again.
     pub(crate) fn forget_statements(&mut self, everything: bool) {
         self.names.clear();
         if everything {
-            self.settings = self.base.clone();
+            self.discarded = std::mem::replace(&mut self.settings, self.base.clone());
         }
+    }
+
+    /// DISCARD ALL changed a reported parameter to `value`: which one the client is told, if any, as its startup
+    /// message's is replayed before anything of its runs.
+    pub(crate) fn value_after_discard<'v>(&'v self, name: &str, value: &'v str) -> Option<&'v str> {
+        let told = self.base.get(name).unwrap_or(value);
+        (self.discarded.get(name) != Some(told)).then_some(told)
     }
 
     fn take_rest(&mut self, input: &[u8], ctx: &mut Ctx<'_>) -> usize {
@@ -414,7 +453,10 @@ impl Session {
 
     fn forward(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let tag = message.known_tag()?;
-        if server.ledger.is_full() {
+        if self.holds(server) {
+            return Ok(Step::Blocked(Want::Server));
+        }
+        if server.ledger.is_full() || (concerns_statements(tag) && !server.ledger.is_settled()) {
             // What it answered may sit in its buffer: make it say so.
             ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
             return Ok(Step::Blocked(Want::Server));
@@ -422,18 +464,26 @@ impl Session {
         if server.ledger.is_skipping() && tag != frontend::SYNC {
             return Ok(self.discard(message));
         }
-        if !server.ledger.is_settled() && concerns_statements(tag) {
-            return Ok(Step::Blocked(Want::Server));
-        }
         match tag {
             frontend::QUERY => {
+                if forgets(message.body()) {
+                    self.hold = Hold::Now;
+                }
                 let replaced = self.unnamed.replace(server);
                 server.unnamed = None;
+                if let Some((name, statement)) = self.deallocated(&message) {
+                    return Ok(self.deallocate(name, statement, replaced, server, ctx));
+                }
                 server.owe(Owed::Query(replaced));
             }
             frontend::EXECUTE => server.owe(Owed::Execute),
             frontend::SYNC if server.copying_in => {}
-            frontend::SYNC => server.owe(Owed::Sync),
+            frontend::SYNC => {
+                server.owe(Owed::Sync);
+                if self.hold == Hold::AtSync {
+                    self.hold = Hold::Now;
+                }
+            }
             frontend::FUNCTION_CALL => server.owe(Owed::FunctionCall),
             frontend::COPY_DATA if !server.copying_in => server.ledger.push(Owed::CopyData),
             frontend::COPY_DONE | frontend::COPY_FAIL if server.copying_in => server.copying_in = false,
@@ -445,6 +495,32 @@ impl Session {
             _ => {}
         }
         Ok(self.pass(message, ctx))
+    }
+
+    /// The name of ours that a simple Query is one DEALLOCATE of.
+    fn deallocated(&self, message: &Message<'_>) -> Option<(Vec<u8>, Arc<Statement>)> {
+        if self.names.is_empty() || message.missing() > 0 {
+            return None;
+        }
+        let name = crate::deallocate::name(message.body().strip_suffix(&[0])?)?;
+        let statement = self.names.get(name.as_slice())?.clone();
+        Some((name, statement))
+    }
+
+    /// It is told with the server's name.
+    fn deallocate(
+        &mut self,
+        name: Vec<u8>,
+        statement: Arc<Statement>,
+        replaced: Option<Vec<u8>>,
+        server: &mut Server,
+        ctx: &mut Ctx<'_>,
+    ) -> Step {
+        server.ensure_prepared(&statement, self.max_prepared, ctx);
+        let text = format!("DEALLOCATE \"{}\"", statement.server_name());
+        ctx.plan.insert(|out| FrontendWriter(out).query(text.as_bytes()));
+        server.owe(Owed::Deallocate { name, statement, replaced });
+        Step::Taken
     }
 
     fn parse(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
@@ -461,6 +537,9 @@ impl Session {
 
     fn parse_unnamed(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
         let replaced = self.unnamed.replace(server);
+        if forgets(&message.body()[1..]) {
+            self.hold = Hold::AtSync;
+        }
         server.owe(Owed::ParseUnnamed(replaced));
         server.unnamed = Some((self.id, self.unnamed.generation));
         ctx.plan.forward(message.span());
@@ -476,11 +555,14 @@ impl Session {
     fn parse_named(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let Some(body) = message.whole(PARSE_MAX, "Parse")? else { return Ok(Step::Blocked(Want::More)) };
         let parse = Parse::read(body)?;
-        if server.ledger.has_ready_ahead() {
+        if server.ledger.has_ready_ahead() && !server.copying_in {
             // Whether PostgreSQL would take it depends on the transaction's state by then, and DISCARD ALL may be ahead.
             return Ok(Step::Blocked(Want::Server));
         }
         ctx.counters.client_parses += 1;
+        if forgets(parse.content) {
+            self.hold = Hold::AtSync;
+        }
         let statement = ctx.registry.intern(parse.content);
         if let Some(old) = self.named(parse.name) {
             server.ensure_prepared(&old.statement, self.max_prepared, ctx);
@@ -617,6 +699,14 @@ impl Session {
         server.settle_reply(ctx.plan);
         Ok(Step::Taken)
     }
+}
+
+/// Does this SQL, as far as it has come, begin like DISCARD ALL or DEALLOCATE ALL? Only what is sent without waiting for
+/// its answer depends on this; what it did is told by its command tag.
+fn forgets(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    begins(b"discard") || begins(b"deallocate")
 }
 
 /// Does what this message does depend on which statements there are, or change it?

@@ -23,6 +23,8 @@ pub(crate) struct Named {
 pub(crate) enum Owed {
     /// A simple Query: anything up to ReadyForQuery; and the unnamed statement it destroys, see [`Owed::ParseUnnamed`].
     Query(Option<Vec<u8>>),
+    /// A simple Query that deallocates one of the client's names.
+    Deallocate { name: Vec<u8>, statement: Arc<Statement>, replaced: Option<Vec<u8>> },
     /// A FunctionCall: up to ReadyForQuery.
     FunctionCall,
     /// A Sync: ReadyForQuery.
@@ -89,7 +91,7 @@ impl Owed {
 
     /// Is it a command whose errors end with it, not with a Sync?
     pub(crate) fn is_whole_cycle(&self) -> bool {
-        matches!(self, Self::Query(_) | Self::FunctionCall | Self::HiddenQuery)
+        matches!(self, Self::Query(_) | Self::Deallocate { .. } | Self::FunctionCall | Self::HiddenQuery)
     }
 
     /// Would an error in front of it take back what is known of statements by now?
@@ -106,6 +108,7 @@ impl Owed {
                 | ParseUnnamed(Some(_))
                 | CloseUnnamed(Some(_))
                 | Query(Some(_))
+                | CopyEnd
         )
     }
 
@@ -148,6 +151,15 @@ impl Ledger {
         self.skipping
     }
 
+    /// Is the front part of a command of our own, not of what we do for a message of the client's?
+    pub(crate) fn is_front_ours(&self) -> bool {
+        match self.owed.front() {
+            Some(Owed::HiddenBind | Owed::HiddenExecute | Owed::HiddenSync | Owed::HiddenQuery) => true,
+            Some(Owed::HiddenParse(None)) => matches!(self.owed.get(1), Some(Owed::HiddenBind)),
+            _ => false,
+        }
+    }
+
     /// Is known which statements there are, whatever happens to messages that were sent before the last Sync?
     pub(crate) fn is_settled(&self) -> bool {
         self.provisional.1 == 0
@@ -157,7 +169,10 @@ impl Ledger {
     /// this is what that one replaces.
     pub(crate) fn replaces_unnamed(&mut self, by_now: Option<&[u8]>) -> bool {
         let mut later = self.owed.iter_mut().filter_map(|owed| match owed {
-            Owed::ParseUnnamed(replaced) | Owed::CloseUnnamed(replaced) | Owed::Query(replaced) => Some(replaced),
+            Owed::ParseUnnamed(replaced)
+            | Owed::CloseUnnamed(replaced)
+            | Owed::Query(replaced)
+            | Owed::Deallocate { replaced, .. } => Some(replaced),
             _ => None,
         });
         let Some(replaced) = later.next() else { return false };
@@ -179,15 +194,22 @@ impl Ledger {
     pub(crate) fn push(&mut self, owed: Owed) {
         if owed.is_sync() {
             self.skipping = false;
+        }
+        if owed.is_sync() || matches!(owed, Owed::CopyEnd) {
             self.provisional = (0, self.provisional.0 + self.provisional.1);
         }
         self.open = !owed.is_sync() && (self.open || !(owed.is_whole_cycle() || owed.owes_nothing()));
-        self.provisional.0 += usize::from(owed.is_provisional());
         let marker = owed.owes_nothing();
         let same = matches!((self.owed.back(), &owed), (Some(Owed::CopyData), Owed::CopyData));
-        if !(marker && (self.owed.is_empty() || same)) {
-            self.owed.push_back(owed);
+        if marker && (self.owed.is_empty() || same) {
+            return;
         }
+        match owed {
+            // Until it is known whether a COPY ends here, it is not known whether a Sync in front of it is one.
+            Owed::CopyEnd => self.provisional.1 += 1,
+            _ => self.provisional.0 += usize::from(owed.is_provisional()),
+        }
+        self.owed.push_back(owed);
     }
 
     /// The front was answered. Markers behind it have been reached, too.
@@ -195,7 +217,7 @@ impl Ledger {
         let front = self.owed.pop_front();
         front.iter().for_each(|owed| self.settle(owed));
         while self.owed.front().is_some_and(Owed::owes_nothing) {
-            self.owed.pop_front();
+            self.owed.pop_front().iter().for_each(|marker| self.settle(marker));
         }
         front
     }
@@ -235,6 +257,10 @@ impl Ledger {
             copying &= !matches!(owed, Owed::CopyEnd);
             !read_in_copy_mode
         });
+        if !copying {
+            self.settle(&Owed::CopyEnd);
+        }
+        self.open |= !self.owed.front().is_some_and(Owed::is_whole_cycle) && !self.owed.iter().any(Owed::is_sync);
         copying
     }
 }

@@ -8,6 +8,7 @@
 
 mod backend;
 mod client_login;
+mod deallocate;
 mod error;
 mod frontend;
 mod ledger;

@@ -267,6 +267,11 @@ impl Server {
         }
         let ends_by_itself = self.ledger.has_ready_ahead() || (self.ready && self.ledger.is_empty());
         if !ends_by_itself {
+            // A Sync alone would commit what the client has not: PostgreSQL rolls it back when a client vanishes. The Sync
+            // is for the case that this is skipped.
+            if !self.ledger.is_skipping() {
+                self.hidden_query("ROLLBACK", out);
+            }
             FrontendWriter(out).bare(frontend::SYNC);
             self.owe_hidden_cycle(Owed::HiddenSync);
         }

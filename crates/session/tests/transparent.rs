@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::model::{Model, frontend as f};
-use crate::world::{Dice, World, clean, messages};
+use crate::world::{Dice, World, messages};
 
 /// Texts of statements; the model knows what they do.
 const TEXTS: [&str; 16] = [
@@ -30,7 +30,7 @@ const TEXTS: [&str; 16] = [
 ];
 
 /// What only a simple Query is asked here: commands whose effect on what was sent behind them is not followed.
-const LISTS: [&str; 12] = [
+const LISTS: [&str; 14] = [
     "begin; select 1",
     "begin; error; select 1",
     "select 1; set TimeZone Mars; error",
@@ -40,6 +40,8 @@ const LISTS: [&str; 12] = [
     "prepare q",
     "declare c",
     "set work_mem 7",
+    "discard all",
+    "deallocate all",
     "; ;",
     "begin; set TimeZone Pluto; commit; error",
     "select 2; begin; commit; select 1",
@@ -174,8 +176,14 @@ fn programs() -> impl Strategy<Value = Programs> {
     vec((program(), base()), 1..4)
 }
 
+/// As many as `PROPTEST_CASES` says, or enough to find what these tests have found so far.
+fn config() -> ProptestConfig {
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 300 };
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn a_client_cannot_tell_us_from_its_own_server(
@@ -194,5 +202,67 @@ proptest! {
             prop_assert!(client.link.is_none() && client.sent.is_empty() && client.script.is_empty());
         }
         prop_assert_eq!(world.idle.len(), servers);
+    }
+}
+
+/// The answers a client may see from us when its server dies: whole messages, and per error a ReadyForQuery or the end.
+fn check_loss(seen: &[u8], closed: bool) -> Result<(), TestCaseError> {
+    let messages = messages(seen);
+    let fatal = |body: &[u8]| body.starts_with(b"SFATAL\0");
+    let ends = messages.iter().position(|(tag, body)| *tag == b'E' && fatal(body));
+    if let Some(at) = ends {
+        prop_assert_eq!(at + 1, messages.len(), "nothing follows FATAL");
+        prop_assert!(closed);
+    } else if !closed {
+        prop_assert_eq!(messages.last().map(|(tag, _)| *tag), Some(b'Z'), "the last word is ReadyForQuery");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn a_client_whose_server_dies_gets_whole_messages_and_an_end(
+        programs in programs(), deaths in vec(0usize..200, 1..4), seed: u64,
+    ) {
+        let mut world = World::new(1, 2);
+        for (program, base) in &programs {
+            world.add_client(&direct(program, base).0, base.clone());
+        }
+        let mut dice = Dice::new(seed);
+        for steps in deaths {
+            (0..steps).for_each(|_| drop(world.step(&mut dice)));
+            let victim = dice.roll(world.clients.len());
+            if world.lose_server(victim) {
+                // What it had seen may end in the middle of a message: there is nothing to be said any more.
+                world.clients[victim].seen.clear();
+            }
+        }
+        world.run(&mut dice);
+        for client in &world.clients {
+            check_loss(&client.seen, client.closed)?;
+            prop_assert!(client.closed || client.sent.is_empty());
+            prop_assert!(client.link.is_none());
+        }
+    }
+
+    #[test]
+    fn a_server_whose_client_vanishes_is_cleaned(programs in programs(), steps in 0usize..300, max in 1usize..3, seed: u64) {
+        let mut world = World::new(1, max);
+        for (program, base) in &programs {
+            world.add_client(&direct(program, base).0, base.clone());
+        }
+        let mut dice = Dice::new(seed);
+        (0..steps).for_each(|_| drop(world.step(&mut dice)));
+        let victim = dice.roll(world.clients.len());
+        world.vanish(victim);
+        world.run(&mut dice);
+        for (i, (client, (program, base))) in world.clients.iter().zip(&programs).enumerate() {
+            prop_assert!(client.link.is_none() && client.sent.is_empty());
+            if i != victim {
+                prop_assert_eq!(shown(&client.seen), shown(&direct(program, base).1));
+            }
+        }
     }
 }

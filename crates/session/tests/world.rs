@@ -16,14 +16,14 @@ use crate::model::{Model, Values};
 const CLEAN_STEPS_MAX: usize = 8;
 
 /// A small random sequence.
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
-    pub fn roll(&mut self, sides: usize) -> usize {
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -32,31 +32,31 @@ impl Dice {
 }
 
 /// What worker and pool share.
-pub struct Shared {
-    pub registry: Registry,
-    pub counters: Counters,
+pub(crate) struct Shared {
+    pub(crate) registry: Registry,
+    pub(crate) counters: Counters,
 }
 
 impl Shared {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { registry: Registry::new(0, 1), counters: Counters::default() }
     }
 
-    pub fn ctx<'a>(&'a mut self, plan: &'a mut Plan) -> Ctx<'a> {
+    pub(crate) fn ctx<'a>(&'a mut self, plan: &'a mut Plan) -> Ctx<'a> {
         Ctx { registry: &mut self.registry, counters: &mut self.counters, plan }
     }
 }
 
 /// The other end of a server connection, with what is on its way.
-pub struct Wire {
-    pub model: Model,
-    pub to_server: VecDeque<u8>,
+pub(crate) struct Wire {
+    pub(crate) model: Model,
+    pub(crate) to_server: VecDeque<u8>,
     /// Received, not taken by the session yet.
-    pub received: Vec<u8>,
+    pub(crate) received: Vec<u8>,
 }
 
 impl Wire {
-    pub fn new(model: Model) -> Self {
+    pub(crate) fn new(model: Model) -> Self {
         Self { model, to_server: VecDeque::new(), received: Vec::new() }
     }
 
@@ -73,25 +73,25 @@ impl Wire {
     }
 }
 
-pub struct Link {
-    pub server: Box<Server>,
-    pub wire: Wire,
+pub(crate) struct Link {
+    pub(crate) server: Box<Server>,
+    pub(crate) wire: Wire,
 }
 
-pub struct Client {
-    pub session: Session,
+pub(crate) struct Client {
+    pub(crate) session: Session,
     /// What it has still to send.
-    pub script: VecDeque<u8>,
+    pub(crate) script: VecDeque<u8>,
     /// Sent, not taken by the session yet.
-    pub sent: Vec<u8>,
-    pub seen: Vec<u8>,
-    pub link: Option<Link>,
-    pub closed: bool,
+    pub(crate) sent: Vec<u8>,
+    pub(crate) seen: Vec<u8>,
+    pub(crate) link: Option<Link>,
+    pub(crate) closed: bool,
     waiting: bool,
 }
 
 impl Client {
-    pub fn new(id: u64, script: &[u8], max_prepared: usize, base: Settings) -> Self {
+    pub(crate) fn new(id: u64, script: &[u8], max_prepared: usize, base: Settings) -> Self {
         Self {
             session: Session::new(id, Pooling::Transaction, max_prepared, Arc::new(base)),
             script: script.iter().copied().collect(),
@@ -104,45 +104,51 @@ impl Client {
     }
 }
 
-pub struct World {
-    pub shared: Shared,
-    pub clients: Vec<Client>,
-    pub idle: Vec<(IdleServer, Wire)>,
+pub(crate) struct World {
+    pub(crate) shared: Shared,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) idle: Vec<(IdleServer, Wire)>,
     /// Statements a server may keep.
-    pub max_prepared: usize,
+    pub(crate) max_prepared: usize,
 }
 
-pub fn fresh_server() -> Server {
+pub(crate) fn fresh_server() -> Server {
     Server::new(CancelKey { pid: 1, secret: Box::new([0; 4]) }, Params::default())
 }
 
 impl World {
-    pub fn new(servers: usize, max_prepared: usize) -> Self {
+    pub(crate) fn new(servers: usize, max_prepared: usize) -> Self {
         let mut world = Self { shared: Shared::new(), clients: Vec::new(), idle: Vec::new(), max_prepared };
         (0..servers).for_each(|_| world.add_server());
         world
     }
 
-    pub fn add_server(&mut self) {
+    pub(crate) fn add_server(&mut self) {
         self.idle.push((IdleServer::fresh(fresh_server()), Wire::new(Model::new(&[]))));
     }
 
-    pub fn add_client(&mut self, script: &[u8], base: Settings) {
+    pub(crate) fn add_client(&mut self, script: &[u8], base: Settings) {
         let id = self.clients.len() as u64 + 1;
         self.clients.push(Client::new(id, script, self.max_prepared, base));
     }
 
     /// Runs until nothing moves any more.
-    pub fn run(&mut self, dice: &mut Dice) {
-        let mut quiet = 0;
-        while quiet < 64 * self.clients.len() {
-            quiet = if self.step(dice) { 0 } else { quiet + 1 };
+    pub(crate) fn run(&mut self, dice: &mut Dice) {
+        loop {
+            let mut quiet = 0;
+            while quiet < 32 * self.clients.len() {
+                quiet = if self.step(dice) { 0 } else { quiet + 1 };
+            }
+            // The dice may have missed something.
+            let moved: Vec<_> = (0..self.clients.len()).map(|i| self.settle(i)).collect();
+            if !moved.contains(&true) {
+                return;
+            }
         }
-        (0..self.clients.len()).for_each(|i| assert!(!self.settle(i), "something was still moving"));
     }
 
     /// One random event for one random client. Did anything move?
-    pub fn step(&mut self, dice: &mut Dice) -> bool {
+    pub(crate) fn step(&mut self, dice: &mut Dice) -> bool {
         let i = dice.roll(self.clients.len());
         let n = 1 + if dice.roll(4) == 0 { dice.roll(9) } else { dice.roll(400) };
         match dice.roll(4) {
@@ -164,11 +170,12 @@ impl World {
             moved |= !link.wire.to_server.is_empty();
             link.wire.deliver(usize::MAX);
         }
-        moved | self.receive(i, usize::MAX)
+        moved |= self.receive(i, usize::MAX);
+        moved | (self.clients[i].waiting && self.pump_client(i))
     }
 
     /// The client sends some bytes.
-    pub fn send(&mut self, i: usize, n: usize) -> bool {
+    pub(crate) fn send(&mut self, i: usize, n: usize) -> bool {
         let client = &mut self.clients[i];
         let n = n.min(client.script.len());
         if client.closed || n == 0 {
@@ -180,7 +187,7 @@ impl World {
     }
 
     /// The session reads what its client sent. Did it take any, or get a server?
-    pub fn pump_client(&mut self, i: usize) -> bool {
+    pub(crate) fn pump_client(&mut self, i: usize) -> bool {
         let mut moved = false;
         loop {
             let client = &mut self.clients[i];
@@ -219,10 +226,15 @@ impl World {
     }
 
     /// The session receives some bytes of its server's.
-    pub fn receive(&mut self, i: usize, n: usize) -> bool {
+    pub(crate) fn receive(&mut self, i: usize, n: usize) -> bool {
         let Some(link) = &mut self.clients[i].link else { return false };
         if link.wire.model.out.is_empty() {
-            return false;
+            // It hung up of its own accord, as when it is sent a Query in the middle of a COPY.
+            let closed = link.wire.model.is_closed();
+            if closed {
+                self.lose_server(i);
+            }
+            return closed;
         }
         link.wire.receive(n);
         self.pump_server(i);
@@ -254,38 +266,44 @@ impl World {
         self.idle.insert(0, (server, wire));
     }
 
-    /// The client hangs up: its server is cleaned, or found to be of no more use.
-    pub fn vanish(&mut self, i: usize) {
+    /// The client hangs up: its server is cleaned. One that waits for the rest of a message is replaced.
+    pub(crate) fn vanish(&mut self, i: usize) {
         let client = &mut self.clients[i];
         client.closed = true;
+        client.waiting = false;
         client.script.clear();
         client.sent.clear();
         let Some(Link { server, mut wire }) = client.link.take() else { return };
         if client.session.is_mid_message() {
-            return;
+            return self.add_server();
         }
-        if let Some(idle) = clean(server, &mut wire) {
-            check_idle(&idle, &wire);
-            self.idle.push((idle, wire));
-        }
+        let idle = clean(server, &mut wire).expect("nothing hopeless was done");
+        check_idle(&idle, &wire);
+        self.idle.push((idle, wire));
     }
 
-    /// The client's server hangs up, with what it sent and we did not read.
-    pub fn lose_server(&mut self, i: usize) {
+    /// The client's server hangs up, with what it sent and we did not read; there is another one. Was the client cut off
+    /// in the middle of a message?
+    pub(crate) fn lose_server(&mut self, i: usize) -> bool {
         let client = &mut self.clients[i];
-        let Some(Link { mut server, .. }) = client.link.take() else { return };
-        match client.session.handle_server_lost(&mut server, &Refusal::ServerLost, &mut client.seen) {
-            AfterLoss::Close => client.closed = true,
-            AfterLoss::GoOn => {
-                self.add_server();
-                self.pump_client(i);
-            }
+        let Some(Link { mut server, .. }) = client.link.take() else { return false };
+        let told = client.seen.len();
+        let after = client.session.handle_server_lost(&mut server, &Refusal::ServerLost, &mut client.seen);
+        self.add_server();
+        if after == AfterLoss::GoOn {
+            self.pump_client(i);
+            return false;
         }
+        let client = &mut self.clients[i];
+        client.closed = true;
+        client.script.clear();
+        client.sent.clear();
+        client.seen.len() == told
     }
 }
 
 /// Brings a server without a client to where it can be lent; `None` if it is hopeless.
-pub fn clean(mut server: Box<Server>, wire: &mut Wire) -> Option<IdleServer> {
+pub(crate) fn clean(mut server: Box<Server>, wire: &mut Wire) -> Option<IdleServer> {
     for _ in 0..CLEAN_STEPS_MAX {
         let mut out = Vec::new();
         let next = server.clean(&mut out);
@@ -316,7 +334,7 @@ fn check_idle(idle: &IdleServer, wire: &Wire) {
 }
 
 /// Splits bytes into messages; panics when the last one is not whole.
-pub fn messages(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+pub(crate) fn messages(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut all = Vec::new();
     while !bytes.is_empty() {
         let head = Head::read(bytes).unwrap().expect("whole messages");

@@ -68,7 +68,7 @@ fn main() -> io::Result<()> {
         quick: options.quick,
         rounds: options.rounds(),
         duration: options.duration(),
-        // Of each connection there is an end in the load generator and two in a pooler, of which one is a client's.
+        // As many descriptors here and in the pooler, and some for the rest.
         idle_clients: if open_files >= 12_000 { 10_000 } else { 1_000 },
     };
     let started = Instant::now();

@@ -7,11 +7,11 @@ use std::time::Duration;
 use pgsluice_benches::load::{Client, Mode, Script, open_idle};
 use pgsluice_benches::usage::Usage;
 
-use crate::bench::{Bench, in_turns};
+use crate::bench::Bench;
 use crate::machine;
 use crate::pooler::Pooler;
-use crate::setup::{Pair, Setup, target};
-use crate::stats::Paired;
+use crate::setup::{Setup, target};
+use crate::stats::median;
 
 /// Time after which memory is read.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -56,26 +56,27 @@ fn rss(pooler: &Pooler) -> io::Result<f64> {
 /// Memory of clients that ran one query each and then wait, and CPU per query of 16 others beside them.
 fn idle_clients(bench: &Bench) -> io::Result<()> {
     let pair = bench.pair(Setup::PLAIN)?;
-    let without = cpu_of_others(bench, &pair)?;
-    let script = Script::new(Mode::Simple, "SELECT 1", 1);
-    let count = bench.idle_clients;
-    let (ours, held_ours) = growth(&pair.ours, count, &script)?;
-    let (theirs, held_theirs) = growth(&pair.theirs, count, &script)?;
-    println!("| per idle client, of {count} | {:.2} KB | {:.2} KB | ≤ 1.0 KB |", ours, theirs);
-    let with = cpu_of_others(bench, &pair)?;
-    println!(
-        "| CPU per query of 16 clients beside them, to without | {:.2} | {:.2} | ≤ 1.10 |",
-        with.ours() / without.ours(),
-        with.theirs() / without.theirs()
-    );
-    drop((held_ours, held_theirs));
+    let (ours, theirs) = (crowd(bench, &pair.ours)?, crowd(bench, &pair.theirs)?);
+    println!("| per idle client, of {} | {:.2} KB | {:.2} KB | ≤ 1.0 KB |", bench.idle_clients, ours.0, theirs.0);
+    println!("| CPU per query of 16 clients beside them, to without them | {:.2} | {:.2} | ≤ 1.10 |", ours.1, theirs.1);
     Ok(())
 }
 
-fn cpu_of_others(bench: &Bench, pair: &Pair) -> io::Result<Paired> {
-    in_turns(pair, bench.rounds, |pooler| {
-        Ok(bench.measure(&bench.load(pooler, Mode::Simple, "SELECT 1", 16))?.watched[0].0.cpu_us)
-    })
+/// KiB per idle client, and the CPU time of others with them to that without. One pooler at a time: the idle
+/// clients of both would be more open files than many a system grants.
+fn crowd(bench: &Bench, pooler: &Pooler) -> io::Result<(f64, f64)> {
+    let without = cpu_of_others(bench, pooler)?;
+    let script = Script::new(Mode::Simple, "SELECT 1", 1);
+    let (each, held) = growth(pooler, bench.idle_clients, &script)?;
+    let with = cpu_of_others(bench, pooler)?;
+    drop(held);
+    Ok((each, with / without))
+}
+
+fn cpu_of_others(bench: &Bench, pooler: &Pooler) -> io::Result<f64> {
+    let load = bench.load(pooler, Mode::Simple, "SELECT 1", 16);
+    let each: io::Result<Vec<f64>> = (0..bench.rounds).map(|_| Ok(bench.measure(&load)?.watched[0].0.cpu_us)).collect();
+    Ok(median(&each?))
 }
 
 /// Memory of clients that know some prepared statements each.

@@ -47,7 +47,9 @@ impl Process {
 }
 
 /// The fake PostgreSQL.
-pub(crate) struct Server(#[expect(dead_code, reason = "lives and ends with this")] Process);
+pub(crate) struct Server {
+    _process: Process,
+}
 
 impl Server {
     /// Starts it and waits until it listens.
@@ -61,7 +63,7 @@ impl Server {
         if let Addr::Unix(path) = addr {
             open_to_all(path)?;
         }
-        Ok(Self(process))
+        Ok(Self { _process: process })
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 use tracing::{debug, info, warn};
 
 use super::listen::Listener;
-use super::{Front, LoginCount, random};
+use super::{Front, Count, random};
 use crate::message::{NewClient, ToWorker};
 use crate::net::Stream;
 
@@ -47,7 +47,7 @@ impl Front {
         let settings = self.config().settings.clone();
         stream.tune(settings.tcp_keepalive);
         let logged_in = {
-            let _count = LoginCount::begin(&self);
+            let _count = Count::begin(&self, |state| &mut state.logins);
             let busy = self.cell.borrow().logins > settings.max_client_conn as usize + LOGINS_SPARE;
             let limit = settings.client_login_timeout;
             let login = self.log_in(&stream);

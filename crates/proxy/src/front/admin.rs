@@ -8,7 +8,7 @@ use pgsluice_wire::{BackendWriter, TxStatus};
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::{Front, random};
+use super::{Count, Front, random};
 use crate::message::{Drain, ToWorker};
 use crate::net::Stream;
 
@@ -17,6 +17,7 @@ const READ_LEN: usize = 16 << 10;
 
 impl Front {
     pub(super) async fn serve_console(self: Rc<Self>, stream: Stream, access: Access, early: Vec<u8>, late: Vec<u8>) {
+        let _count = Count::begin(&self, |state| &mut state.consoles);
         let mut console = Console::new(access);
         console.outbox().extend(late);
         console.welcome();

@@ -138,6 +138,7 @@ struct State {
     /// Clients on workers, by pid.
     clients: HashMap<u32, usize>,
     logins: usize,
+    consoles: usize,
     next_pid: u32,
     next_id: u64,
     next_worker: usize,
@@ -189,6 +190,7 @@ impl Front {
             by_name: HashMap::new(),
             clients: HashMap::new(),
             logins: 0,
+            consoles: 0,
             next_pid: 1,
             next_id: 1,
             next_worker: 0,
@@ -442,19 +444,19 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// Counts a login under way for as long as it lives.
-struct LoginCount<'a>(&'a Front);
+/// Counts something for as long as it lives.
+struct Count<'a>(&'a Front, fn(&mut State) -> &mut usize);
 
-impl<'a> LoginCount<'a> {
-    fn begin(front: &'a Front) -> Self {
-        front.cell.borrow_mut().logins += 1;
-        Self(front)
+impl<'a> Count<'a> {
+    fn begin(front: &'a Front, of: fn(&mut State) -> &mut usize) -> Self {
+        *of(&mut front.cell.borrow_mut()) += 1;
+        Self(front, of)
     }
 }
 
-impl Drop for LoginCount<'_> {
+impl Drop for Count<'_> {
     fn drop(&mut self) {
-        self.0.cell.borrow_mut().logins -= 1;
+        *(self.1)(&mut self.0.cell.borrow_mut()) -= 1;
     }
 }
 

@@ -15,6 +15,9 @@ use tracing::info;
 use super::{Front, PoolEntry, State};
 use crate::message::{PoolShare, ToWorker, WorkerSnapshot};
 
+/// The console's database and user, as PgBouncer shows them.
+const CONSOLE: &str = "pgbouncer";
+
 impl Front {
     /// What the console shows of `subject`.
     pub(super) async fn show(&self, subject: Subject) -> Snapshot {
@@ -24,7 +27,7 @@ impl Front {
         let state = self.cell.borrow();
         let shares: Vec<_> = workers.iter().flat_map(|w| w.pools.iter().cloned()).collect();
         Snapshot {
-            pools: state.pools.iter().map(|p| pool_row(&state, p, &shares)).collect(),
+            pools: state.pools.iter().map(|p| pool_row(&state, p, &shares)).chain([console_pool_row(&state)]).collect(),
             clients: workers.iter().flat_map(|w| w.clients.iter().cloned()).collect(),
             servers: workers.iter().flat_map(|w| w.servers.iter().cloned()).collect(),
             stats: state.stats_rows(&shares),
@@ -189,6 +192,18 @@ fn pool_row(state: &State, entry: &PoolEntry, shares: &[PoolShare]) -> PoolRow {
     }
 }
 
+/// PgBouncer's row for the console's own pool, which dashboards expect.
+fn console_pool_row(state: &State) -> PoolRow {
+    PoolRow {
+        database: CONSOLE.into(),
+        user: CONSOLE.into(),
+        cl_active: state.consoles as u64,
+        pool_mode: "statement".into(),
+        pool_size: 0,
+        ..PoolRow::default()
+    }
+}
+
 fn mode_name(pooling: pgsluice_session::Pooling) -> &'static str {
     match pooling {
         pgsluice_session::Pooling::Session => "session",
@@ -198,7 +213,16 @@ fn mode_name(pooling: pgsluice_session::Pooling) -> &'static str {
 }
 
 fn database_rows(config: &Config, state: &State, shares: &[PoolShare]) -> Vec<DatabaseRow> {
-    config
+    let console = DatabaseRow {
+        name: CONSOLE.into(),
+        port: config.settings.listen_port,
+        database: CONSOLE.into(),
+        force_user: Some(CONSOLE.into()),
+        pool_mode: Some("statement".into()),
+        current_client_connections: state.consoles as u64,
+        ..DatabaseRow::default()
+    };
+    let configured = config
         .databases
         .iter()
         .map(|(name, database)| {
@@ -225,8 +249,8 @@ fn database_rows(config: &Config, state: &State, shares: &[PoolShare]) -> Vec<Da
                 paused: state.paused_all || state.paused.contains(name),
                 disabled: state.disabled.contains(name),
             }
-        })
-        .collect()
+        });
+    configured.chain([console]).collect()
 }
 
 fn user_rows(config: &Config, state: &State, shares: &[PoolShare]) -> Vec<UserRow> {

@@ -459,6 +459,10 @@ impl Client {
             state.pool(self.pool).stats.query_time_us += ran;
             self.slot.set_doing(Doing::IdleInTransaction, now);
         }
+        if self.session.breaks_statement_pooling(server) {
+            state.plan = plan;
+            return Err(End::Refused(Refusal::BlockInStatementPooling));
+        }
         // The server is somebody else's before this client's bytes are on their way.
         if self.phase == Phase::Open && result.as_ref().is_ok_and(|&taken| taken == input.len()) {
             self.release_if_done(state);
@@ -492,9 +496,6 @@ impl Client {
             let refusal = Report::read(&body).map_or(Refusal::ServerLost, Refusal::from_report);
             self.drop_server(state);
             return self.refuse(state, refusal, cx);
-        }
-        if self.session.breaks_statement_pooling(server) {
-            return Err(End::Refused(Refusal::BlockInStatementPooling));
         }
         match (&self.phase, &self.block) {
             (Phase::Welcome, _) => self.welcome(state, cx),

@@ -5,12 +5,12 @@ use pgsluice_wire::{BackendWriter, Column, TxStatus};
 use super::{CopyIn, Failure, Model, Portal, aborted};
 
 /// The error a text meets when it is parsed.
-pub fn syntax_error(text: &str) -> Option<Failure> {
+pub(crate) fn syntax_error(text: &str) -> Option<Failure> {
     text.starts_with("bad").then(|| ("42601", format!("syntax error at or near \"{text}\"")))
 }
 
 /// Does a command return rows?
-pub fn returns_rows(text: &str) -> bool {
+pub(crate) fn returns_rows(text: &str) -> bool {
     ["select", "show"].contains(&word(text, 0).as_str())
 }
 

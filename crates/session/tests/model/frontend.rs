@@ -10,15 +10,15 @@ fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     m
 }
 
-pub fn query(text: &str) -> Vec<u8> {
+pub(crate) fn query(text: &str) -> Vec<u8> {
     message(b'Q', &[text.as_bytes(), b"\0"])
 }
 
-pub fn parse(name: &str, text: &str) -> Vec<u8> {
+pub(crate) fn parse(name: &str, text: &str) -> Vec<u8> {
     message(b'P', &[name.as_bytes(), b"\0", text.as_bytes(), b"\0\0\0"])
 }
 
-pub fn bind(portal: &str, name: &str, values: &[&str]) -> Vec<u8> {
+pub(crate) fn bind(portal: &str, name: &str, values: &[&str]) -> Vec<u8> {
     let mut tail = vec![0, 0];
     tail.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
     for value in values {
@@ -29,32 +29,32 @@ pub fn bind(portal: &str, name: &str, values: &[&str]) -> Vec<u8> {
     message(b'B', &[portal.as_bytes(), b"\0", name.as_bytes(), b"\0", &tail])
 }
 
-pub fn describe(kind: char, name: &str) -> Vec<u8> {
+pub(crate) fn describe(kind: char, name: &str) -> Vec<u8> {
     message(b'D', &[&[kind as u8], name.as_bytes(), b"\0"])
 }
 
-pub fn close(kind: char, name: &str) -> Vec<u8> {
+pub(crate) fn close(kind: char, name: &str) -> Vec<u8> {
     message(b'C', &[&[kind as u8], name.as_bytes(), b"\0"])
 }
 
-pub fn execute(portal: &str, limit: u32) -> Vec<u8> {
+pub(crate) fn execute(portal: &str, limit: u32) -> Vec<u8> {
     message(b'E', &[portal.as_bytes(), b"\0", &limit.to_be_bytes()])
 }
 
-pub fn function_call(oid: u32) -> Vec<u8> {
+pub(crate) fn function_call(oid: u32) -> Vec<u8> {
     message(b'F', &[&oid.to_be_bytes(), &[0; 6]])
 }
 
-pub fn copy_data(line: &str) -> Vec<u8> {
+pub(crate) fn copy_data(line: &str) -> Vec<u8> {
     message(b'd', &[line.as_bytes()])
 }
 
-pub fn copy_fail(reason: &str) -> Vec<u8> {
+pub(crate) fn copy_fail(reason: &str) -> Vec<u8> {
     message(b'f', &[reason.as_bytes(), b"\0"])
 }
 
 /// Sync, Flush, CopyDone, Terminate.
-pub fn bare(tag: u8) -> Vec<u8> {
+pub(crate) fn bare(tag: u8) -> Vec<u8> {
     let mut m = Vec::new();
     FrontendWriter(&mut m).bare(tag);
     m

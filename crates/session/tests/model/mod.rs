@@ -4,21 +4,21 @@
 //! who answers what, when, and what an error does. Source: the manual's "Message Flow", and PostgreSQL's
 //! `src/backend/tcop/postgres.c`. It is written without looking at the session's code, on purpose.
 
-pub mod commands;
-pub mod frontend;
+pub(crate) mod commands;
+pub(crate) mod frontend;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use pgsluice_wire::{BackendWriter, Column, HEAD_LEN, Head, Severity, TxStatus};
 
 /// A parameter list, by lower-case name.
-pub type Values = BTreeMap<String, String>;
+pub(crate) type Values = BTreeMap<String, String>;
 
 /// Parameters that are reported, as PostgreSQL spells them.
-pub const REPORTED: [&str; 3] = ["TimeZone", "application_name", "DateStyle"];
+pub(crate) const REPORTED: [&str; 3] = ["TimeZone", "application_name", "DateStyle"];
 
 /// SQLSTATE and message of an error.
-pub type Failure = (&'static str, String);
+pub(crate) type Failure = (&'static str, String);
 
 #[derive(Clone, Debug)]
 struct Portal {
@@ -38,12 +38,12 @@ struct CopyIn {
 
 /// One backend.
 #[derive(Clone, Debug)]
-pub struct Model {
+pub(crate) struct Model {
     inbox: Vec<u8>,
     /// Written, not sent yet.
     held: Vec<u8>,
     /// Sent.
-    pub out: Vec<u8>,
+    pub(crate) out: Vec<u8>,
     statements: BTreeMap<Vec<u8>, String>,
     portals: BTreeMap<Vec<u8>, Portal>,
     tx: TxStatus,
@@ -63,7 +63,7 @@ pub struct Model {
 
 impl Model {
     /// A backend that has just said ReadyForQuery (which is not in `out`); `settings` are its session's defaults.
-    pub fn new(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(settings: &[(&str, &str)]) -> Self {
         let mut defaults: Values = REPORTED.iter().map(|n| (n.to_ascii_lowercase(), "default".to_owned())).collect();
         defaults.extend(settings.iter().map(|(n, v)| (n.to_ascii_lowercase(), (*v).to_owned())));
         Self {
@@ -87,27 +87,27 @@ impl Model {
     }
 
     /// Is it reading the data of a COPY?
-    pub fn is_copying_in(&self) -> bool {
+    pub(crate) fn is_copying_in(&self) -> bool {
         self.copy.is_some()
     }
 
     /// As in its next ReadyForQuery.
-    pub fn tx(&self) -> TxStatus {
+    pub(crate) fn tx(&self) -> TxStatus {
         self.tx
     }
 
     /// Text of a prepared statement.
-    pub fn statement_text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn statement_text(&self, name: &str) -> Option<&str> {
         self.statements.get(name.as_bytes()).map(String::as_str)
     }
 
     /// Did it hang up?
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
 
     /// What the last client could have left behind, other than settings and prepared statements.
-    pub fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         if self.tx != TxStatus::Idle || self.saved.is_some() {
             found.push(format!("transaction {:?}", self.tx));
@@ -122,7 +122,7 @@ impl Model {
     }
 
     /// Settings that differ from the defaults.
-    pub fn changed_settings(&self) -> Values {
+    pub(crate) fn changed_settings(&self) -> Values {
         self.settings
             .iter()
             .filter(|(n, v)| self.defaults.get(*n) != Some(v))
@@ -131,12 +131,12 @@ impl Model {
     }
 
     /// Named statements it has.
-    pub fn statement_names(&self) -> Vec<String> {
+    pub(crate) fn statement_names(&self) -> Vec<String> {
         self.statements.keys().filter(|n| !n.is_empty()).map(|n| n.escape_ascii().to_string()).collect()
     }
 
     /// Reads what a client sent.
-    pub fn feed(&mut self, bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.inbox.extend(bytes);
         while !self.closed {
             let Some(head) = Head::read(&self.inbox).expect("only whole messages are sent to the model") else { return };
@@ -322,6 +322,6 @@ impl Model {
 }
 
 /// The answer to nearly everything in a failed transaction.
-pub fn aborted() -> Failure {
+pub(crate) fn aborted() -> Failure {
     ("25P02", "current transaction is aborted, commands ignored until end of transaction block".to_owned())
 }
