@@ -97,7 +97,7 @@ say 'Starting a throw-away PostgreSQL with max_connections = 100'
 work=$(mktemp -d "${TMPDIR:-/tmp}/pgsluice-demo.XXXXXX")
 chmod 711 "$work"
 [ "$(id -u)" -ne 0 ] || chown "$owner" "$work"
-postgres_port=$(free_port 54320)
+postgres_port=$(free_port 15432)
 (cd "$work" && unprivileged "$bin/initdb" --no-sync --auth=trust --username=postgres --encoding=UTF8 -D "$work/data" >"$work/initdb.log" 2>&1) ||
     fail 'initdb failed' "$work/initdb.log"
 printf 'local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n' >"$work/data/pg_hba.conf"
