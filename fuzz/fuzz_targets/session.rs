@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use pgsluice_session::{
-    CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server, Session, Settings,
-    Want,
+    AfterLoss, CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server,
+    Session, Settings, Want,
 };
 
 /// What a client may well send.
@@ -130,11 +130,11 @@ impl World {
         }
     }
 
-    fn lose(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let mut reply = Vec::new();
-            self.session.handle_server_lost(&mut server, &Refusal::ServerLost, &mut reply);
-        }
+    /// Does the session go on?
+    fn lose(&mut self) -> bool {
+        let Some(mut server) = self.server.take() else { return true };
+        let mut reply = Vec::new();
+        self.session.handle_server_lost(&mut server, &Refusal::ServerLost, &mut reply) == AfterLoss::GoOn
     }
 
     fn clean(&mut self, answers: &[u8]) {
@@ -166,10 +166,7 @@ fuzz_target!(|input: &[u8]| {
                 world.link();
                 world.client(b"")
             }
-            5 if n == 0 => {
-                world.lose();
-                true
-            }
+            5 if n == 0 => world.lose(),
             5 if n == 1 => return world.clean(rest),
             5 if world.server.is_none() => {
                 world.session.handle_refusal(&Refusal::ShuttingDown, &mut Vec::new());

@@ -82,10 +82,8 @@ fn crates_depend_on_each_other_as_drawn() {
         .into_iter()
         .map(|(name, all)| (name, all.into_iter().filter(|d| d.starts_with("pgsluice")).collect()))
         .collect();
-    let drawn: BTreeMap<_, BTreeSet<_>> = ARROWS
-        .iter()
-        .map(|(name, on)| ((*name).to_owned(), on.iter().map(|d| (*d).to_owned()).collect()))
-        .collect();
+    let drawn: BTreeMap<_, BTreeSet<_>> =
+        ARROWS.iter().map(|(name, on)| ((*name).to_owned(), on.iter().map(|d| (*d).to_owned()).collect())).collect();
     assert_eq!(actual, drawn);
 }
 
@@ -206,5 +204,11 @@ fn limits_in_documentation() -> BTreeMap<Place, u64> {
 fn every_limit_is_listed_with_its_value() {
     let source = limits_in_source();
     assert!(source.len() > 30, "{} limits only: they are declared differently now", source.len());
-    assert_eq!(limits_in_documentation(), source, "docs/limits.md on the left, the source on the right");
+    let listed = limits_in_documentation();
+    let missing: Vec<_> = source.iter().filter(|limit| !listed.iter().any(|l| l == *limit)).collect();
+    let wrong: Vec<_> = listed.iter().filter(|limit| !source.iter().any(|s| s == *limit)).collect();
+    assert!(
+        missing.is_empty() && wrong.is_empty(),
+        "docs/limits.md lacks {missing:#?} and has without reason {wrong:#?}"
+    );
 }

@@ -152,9 +152,7 @@ async fn the_extended_protocol_works_too() {
 fn unknown_commands_are_errors_the_console_survives() {
     let (pooler, _) = pooler("2");
     let mut console = pooler.console();
-    for sql in
-        ["FROBNICATE", "SHOW", "SHOW TABLES", "RESUME", "\"", "SET nothing = 1"]
-    {
+    for sql in ["FROBNICATE", "SHOW", "SHOW TABLES", "RESUME", "\"", "SET nothing = 1"] {
         let replies = console.query(sql);
         let error = replies.iter().find(|reply| reply.tag == b'E').unwrap_or_else(|| panic!("{sql}: {replies:?}"));
         assert_eq!(error.sqlstate(), "08P01", "{sql}: {error:?}");

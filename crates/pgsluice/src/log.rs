@@ -25,10 +25,16 @@ pub(crate) fn init(level: u32, quiet: bool, file: Option<&Path>) -> io::Result<(
         None => BoxMakeWriter::new(io::stderr),
         Some(path) => {
             let opened = OpenOptions::new().create(true).append(true).open(path);
-            let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: cannot open the logfile: {e}", path.display()));
+            let named =
+                |e: io::Error| io::Error::new(e.kind(), format!("{}: cannot open the logfile: {e}", path.display()));
             BoxMakeWriter::new(Mutex::new(opened.map_err(named)?))
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(to_terminal).with_writer(writer).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(to_terminal)
+        .with_writer(writer)
+        .init();
     Ok(())
 }

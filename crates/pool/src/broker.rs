@@ -312,7 +312,7 @@ impl Broker {
 
     /// Orders whatever demand, limits and budget allow.
     fn plan(&mut self, cluster: ClusterId, now: Instant) {
-        self.shrink(cluster);
+        self.shrink(cluster, now);
         loop {
             let mut wanting = self.wanting(cluster);
             // Max-min: the pool with the fewest servers comes first.
@@ -325,8 +325,20 @@ impl Broker {
         self.fill_minimums(cluster, now);
     }
 
-    /// More open than the budget has: the largest pools give up.
-    fn shrink(&mut self, cluster: ClusterId) {
+    /// More open than the budget has, or than a pool may have by now: the largest give up.
+    fn shrink(&mut self, cluster: ClusterId, now: Instant) {
+        for pool in 0..self.pools.len() {
+            let entry = &self.pools[pool];
+            let excess = entry
+                .held()
+                .saturating_sub(entry.shedding())
+                .saturating_sub(entry.size(now).saturating_add(entry.limits.reserve));
+            if entry.cluster == cluster && excess > 0 {
+                (0..excess).for_each(|_| {
+                    self.shed_one(pool);
+                });
+            }
+        }
         let allowed = self.clusters[cluster.0].budget.servers();
         loop {
             let members = || self.pools.iter().filter(|p| p.cluster == cluster);
@@ -440,7 +452,11 @@ impl Broker {
             p.cluster == cluster && Some(i) != except && in_scope(p) && left(p) > 0 && (idle || left(p) > floor)
         });
         let best = candidates.max_by_key(|(_, p)| (p.demand() == 0, left(p) > p.limits.min, left(p))).map(|(i, _)| i);
-        let Some(pool) = best else { return false };
+        best.is_some_and(|pool| self.shed_one(pool))
+    }
+
+    /// The worker with the most open servers of a pool closes one. Was there one?
+    fn shed_one(&mut self, pool: usize) -> bool {
         let shares = &mut self.pools[pool].shares;
         let giver = shares.iter().enumerate().max_by_key(|(_, s)| s.open.saturating_sub(s.shedding)).map(|(w, _)| w);
         let Some(worker) = giver.filter(|&w| shares[w].open > shares[w].shedding) else { return false };

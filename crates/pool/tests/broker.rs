@@ -112,6 +112,18 @@ fn the_reserve_is_for_those_who_waited_long() {
 }
 
 #[test]
+fn a_pool_that_may_be_no_larger_gives_up_what_it_has_too_many() {
+    let (mut broker, _, pools, now) = broker(1, 50, &[5]);
+    broker.set_demand(pools[0], 0, 9, None, now);
+    (0..5).for_each(|_| broker.handle_connected(pools[0], 0, now));
+    actions(&mut broker);
+    broker.configure_pool(pools[0], limits(3));
+    broker.tick(now);
+    let shed = Action::Shed { pool: pools[0], worker: 0, to: ShedTo::Close };
+    assert_eq!(actions(&mut broker), [shed; 2]);
+}
+
+#[test]
 fn limits_of_a_database_hold_over_its_pools() {
     let (mut broker, _, pools, now) = broker(1, 50, &[5, 5]);
     for &pool in &pools {

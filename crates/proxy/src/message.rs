@@ -61,34 +61,95 @@ pub(crate) enum Drain {
 #[derive(Debug)]
 pub(crate) enum ToWorker {
     Client(Box<NewClient>),
-    Server { pool: PoolId, server: Box<NewServer> },
+    Server {
+        pool: PoolId,
+        server: Box<NewServer>,
+    },
     /// No server is to be had for a pool: its waiters are told.
-    Refuse { pool: PoolId, refusal: Refusal },
-    Shed { pool: PoolId, to: ShedTo },
-    Cancel { pid: u32, secret: Box<[u8]>, done: oneshot::Sender<()> },
+    Refuse {
+        pool: PoolId,
+        refusal: Refusal,
+    },
+    Shed {
+        pool: PoolId,
+        to: ShedTo,
+    },
+    Cancel {
+        pid: u32,
+        secret: Box<[u8]>,
+        done: oneshot::Sender<()>,
+    },
     /// A pool's configuration, new or changed; servers of an older epoch are closed when they are free.
-    Pool { spec: Arc<PoolSpec>, epoch: u64 },
-    Pause { database: Option<String>, done: oneshot::Sender<()> },
-    Resume { database: Option<String> },
-    Kill { database: Option<String> },
-    KillClient { id: u64, found: oneshot::Sender<bool> },
+    Pool {
+        spec: Arc<PoolSpec>,
+        epoch: u64,
+    },
+    Pause {
+        database: Option<String>,
+        done: oneshot::Sender<()>,
+    },
+    Resume {
+        database: Option<String>,
+    },
+    Kill {
+        database: Option<String>,
+    },
+    KillClient {
+        id: u64,
+        found: oneshot::Sender<bool>,
+    },
     /// Answers when no server of an older epoch is left.
-    WaitClose { database: Option<String>, done: oneshot::Sender<()> },
-    Snapshot { detail: bool, reply: oneshot::Sender<WorkerSnapshot> },
-    Drain { mode: Drain, done: oneshot::Sender<()> },
+    WaitClose {
+        database: Option<String>,
+        done: oneshot::Sender<()>,
+    },
+    Snapshot {
+        detail: bool,
+        reply: oneshot::Sender<WorkerSnapshot>,
+    },
+    Drain {
+        mode: Drain,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// From a worker.
 #[derive(Debug)]
 pub(crate) enum ToFront {
-    Demand { pool: PoolId, worker: usize, waiting: u32, oldest: Option<Instant> },
-    Closed { pool: PoolId, worker: usize, pid: u32, shed: bool },
+    Demand {
+        pool: PoolId,
+        worker: usize,
+        waiting: u32,
+        oldest: Option<Instant>,
+    },
+    Closed {
+        pool: PoolId,
+        worker: usize,
+        pid: u32,
+        shed: bool,
+    },
     /// A server goes to another worker.
-    Moved { pool: PoolId, from: usize, to: usize, server: Box<NewServer> },
-    ShedExpired { pool: PoolId, worker: usize, to: ShedTo },
-    ClientGone { pid: u32 },
+    Moved {
+        pool: PoolId,
+        from: usize,
+        to: usize,
+        server: Box<NewServer>,
+    },
+    ShedExpired {
+        pool: PoolId,
+        worker: usize,
+        to: ShedTo,
+    },
+    ClientGone {
+        pid: u32,
+    },
     /// Send a cancel request; tell when PostgreSQL has closed its connection.
-    Cancel { address: Address, key: CancelKey, done: oneshot::Sender<()>, asker: Option<oneshot::Sender<()>> },
+    Cancel {
+        address: Address,
+        key: CancelKey,
+        done: oneshot::Sender<()>,
+        asker: Option<oneshot::Sender<()>>,
+    },
 }
 
 /// A worker's share of what the console shows.

@@ -128,10 +128,7 @@ pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &st
         ("application_name", &database.application_name),
     ];
     Target {
-        address: Address {
-            host: database.host.clone().unwrap_or_else(|| "127.0.0.1".into()),
-            port: database.port,
-        },
+        address: Address { host: database.host.clone().unwrap_or_else(|| "127.0.0.1".into()), port: database.port },
         dbname: database.dbname.clone().unwrap_or_else(|| name.into()),
         user: user.into(),
         secret,

@@ -131,7 +131,9 @@ impl Server {
                 (fits, true)
             }
             backend::BIND_COMPLETE => (matches!(front, Owed::Bind(_) | Owed::HiddenBind), true),
-            backend::CLOSE_COMPLETE => (matches!(front, Owed::Close | Owed::CloseUnnamed(_) | Owed::HiddenClose(_)), true),
+            backend::CLOSE_COMPLETE => {
+                (matches!(front, Owed::Close | Owed::CloseUnnamed(_) | Owed::HiddenClose(_)), true)
+            }
             backend::PARAMETER_DESCRIPTION => (matches!(front, Owed::DescribeStatement(_)), false),
             backend::NO_DATA => (matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal), true),
             backend::ROW_DESCRIPTION => {
@@ -142,9 +144,7 @@ impl Server {
                 self.copying_in = self.ledger.begin_copy_in();
                 (true, false)
             }
-            backend::COPY_OUT_RESPONSE | backend::COPY_DONE => {
-                (matches!(front, Owed::Query(_) | Owed::Execute), false)
-            }
+            backend::COPY_OUT_RESPONSE | backend::COPY_DONE => (matches!(front, Owed::Query(_) | Owed::Execute), false),
             backend::FUNCTION_CALL_RESPONSE => (matches!(front, Owed::FunctionCall), false),
             _ => (false, false),
         };
@@ -234,6 +234,9 @@ impl Server {
                     if let Some(session) = session {
                         session.forget_name(name);
                     }
+                } else {
+                    // It may have been one of ours: SQL can name them.
+                    self.residue.statements = true;
                 }
             }
             b"DEALLOCATE ALL" | b"DISCARD ALL" => {
@@ -320,7 +323,10 @@ impl Server {
                 self.unnamed = Some(NOBODYS);
             }
             Owed::HiddenParse(None) | Owed::HiddenClose(None) => self.unnamed = Some(NOBODYS),
-            Owed::HiddenQuery => self.hidden_cycles -= 1,
+            Owed::HiddenQuery => {
+                self.hidden_cycles -= 1;
+                self.unnamed = Some(NOBODYS);
+            }
             _ => {}
         }
         if let Some(session) = session {

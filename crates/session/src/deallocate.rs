@@ -50,13 +50,17 @@ mod tests {
 
     #[test]
     fn one_name_and_nothing_else() {
-        let is = |text: &str, expected: &str| assert_eq!(name(text.as_bytes()).as_deref(), Some(expected.as_bytes()), "{text}");
+        let is = |text: &str, expected: &str| {
+            assert_eq!(name(text.as_bytes()).as_deref(), Some(expected.as_bytes()), "{text}")
+        };
         is("DEALLOCATE a", "a");
         is(" deallocate PREPARE Ab1 ; ", "ab1");
         is("deallocate \"A\"\"b\";", "A\"b");
         is("deallocate prepare\"x\"", "x");
         is("deallocate prepare", "prepare");
-        for other in ["deallocate all", "deallocate a; select 1", "select 1", "deallocate", "dealloc a", "deallocate \"a", ""] {
+        for other in
+            ["deallocate all", "deallocate a; select 1", "select 1", "deallocate", "dealloc a", "deallocate \"a", ""]
+        {
             assert_eq!(name(other.as_bytes()), None, "{other}");
         }
     }

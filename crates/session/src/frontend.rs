@@ -469,9 +469,16 @@ impl Session {
                 if forgets(message.body()) {
                     self.hold = Hold::Now;
                 }
+                let deallocated = self.deallocated(&message);
+                if let Some((name, statement)) = &deallocated
+                    && !server.prepared.touch(statement.id())
+                    && server.tx != TxStatus::Failed
+                {
+                    return Ok(self.deallocate_alone(name, server, ctx));
+                }
                 let replaced = self.unnamed.replace(server);
                 server.unnamed = None;
-                if let Some((name, statement)) = self.deallocated(&message) {
+                if let Some((name, statement)) = deallocated {
                     return Ok(self.deallocate(name, statement, replaced, server, ctx));
                 }
                 server.owe(Owed::Query(replaced));
@@ -507,6 +514,24 @@ impl Session {
         Some((name, statement))
     }
 
+    /// The server does not have it: once it is known in which state the transaction is, the answer is ours. (A Parse in
+    /// front of the Query would not do: if that failed, the Query would be skipped.)
+    fn deallocate_alone(&mut self, name: &[u8], server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
+        if !server.ledger.is_empty() {
+            ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
+            return Step::Blocked(Want::Server);
+        }
+        self.forget_name(name);
+        self.unnamed.forget();
+        let mut writer = BackendWriter(&mut ctx.plan.reply);
+        writer.command_complete("DEALLOCATE");
+        writer.ready(server.tx);
+        // A Query ends what was begun without a Sync, and the server's next ReadyForQuery is when it is given back.
+        ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::SYNC));
+        server.owe_hidden_cycle(Owed::HiddenSync);
+        Step::Taken
+    }
+
     /// It is told with the server's name.
     fn deallocate(
         &mut self,
@@ -516,7 +541,6 @@ impl Session {
         server: &mut Server,
         ctx: &mut Ctx<'_>,
     ) -> Step {
-        server.ensure_prepared(&statement, self.max_prepared, ctx);
         let text = format!("DEALLOCATE \"{}\"", statement.server_name());
         ctx.plan.insert(|out| FrontendWriter(out).query(text.as_bytes()));
         server.owe(Owed::Deallocate { name, statement, replaced });

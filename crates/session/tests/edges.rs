@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use pgsluice_session::{
-    AfterLoss, CancelKey, Cleanup, IdleServer, Params, Plan, Pooling, Progress, Refusal, Server, Session, Settings, Want,
+    AfterLoss, CancelKey, Cleanup, IdleServer, Params, Plan, Pooling, Progress, Refusal, Server, Session, Settings,
+    Want,
 };
 use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
 
@@ -46,7 +47,8 @@ fn tags(bytes: &[u8]) -> String {
 }
 
 fn errors(bytes: &[u8]) -> Vec<String> {
-    let reports = messages(bytes).into_iter().filter(|(tag, _)| *tag == b'E').map(|(_, body)| Report::read(body).unwrap());
+    let reports =
+        messages(bytes).into_iter().filter(|(tag, _)| *tag == b'E').map(|(_, body)| Report::read(body).unwrap());
     reports
         .map(|r| format!("{} {}", String::from_utf8_lossy(r.sqlstate()), String::from_utf8_lossy(r.message())))
         .collect()
@@ -162,10 +164,7 @@ fn errors_name_the_statement_as_the_client_does() {
     let seen = talk.say(&[f::parse("mine", "do $1"), f::parse("mine", "select 2"), sync()]);
     assert_eq!(errors(&seen), ["42P05 prepared statement \"mine\" already exists"]);
     let seen = talk.say(&run("mine"));
-    assert_eq!(
-        errors(&seen),
-        ["08P01 bind message supplies 0 parameters, but prepared statement \"mine\" requires 1"]
-    );
+    assert_eq!(errors(&seen), ["08P01 bind message supplies 0 parameters, but prepared statement \"mine\" requires 1"]);
     let seen = talk.say(&run("other"));
     assert_eq!(errors(&seen), ["26000 prepared statement \"other\" does not exist"]);
 }
@@ -190,6 +189,28 @@ fn nobody_reaches_a_statement_by_our_name_for_it() {
     }
     assert_eq!(tags(&talk.say_as(1, &[f::parse("x", "select 0"), f::close('S', "pgsluice_1"), sync()])), "13Z");
     assert_eq!(tags(&talk.say(&run("secret"))), "2DDDCZ", "it is still there");
+}
+
+#[test]
+fn sql_that_deallocates_our_name_hurts_nobody_else() {
+    let mut talk = Talk::new(1, 5);
+    talk.world.add_client(b"", Settings::default());
+    talk.say(&[f::parse("a", "select 0"), sync()]);
+    assert_eq!(tags(&talk.say_as(1, &[f::query("deallocate pgsluice_1")])), "CZ");
+    assert_eq!(tags(&talk.say(&run("a"))), "2CZ");
+}
+
+#[test]
+fn deallocate_of_what_the_server_does_not_have_is_ours_to_answer() {
+    let mut talk = Talk::new(1, 1);
+    talk.say(&[f::parse("a", "do a"), sync(), f::parse("b", "do b"), sync()]);
+    assert_eq!(tags(&talk.say(&[f::parse("", "do c"), f::query("deallocate a")])), "1CZ");
+    assert!(talk.world.clients[0].link.is_none(), "and the server is given back");
+    assert_eq!(errors(&talk.say(&run("a"))), ["26000 prepared statement \"a\" does not exist"]);
+    talk.say(&[f::parse("a", "do a"), sync(), f::parse("c", "do c"), sync(), f::query("begin; error")]);
+    let seen = talk.say(&[f::query("deallocate a"), f::query("rollback")]);
+    assert_eq!(tags(&seen), "EZCZ", "not in a failed transaction");
+    assert_eq!(tags(&talk.say(&run("a"))), "2CZ");
 }
 
 #[test]

@@ -277,7 +277,9 @@ const OWED: [(&str, Setup); 16] = [
         let mut server = fresh_server();
         Session::new(2, Pooling::Transaction, 2, Arc::new(Settings::default().with("x", "y")))
             .replay(&mut server, &mut Vec::new());
-        server.handle_alone(&[bare(b'1'), bare(b'2'), complete_select(), idle()].concat(), &mut Plan::default()).unwrap();
+        server
+            .handle_alone(&[bare(b'1'), bare(b'2'), complete_select(), idle()].concat(), &mut Plan::default())
+            .unwrap();
         b.server = Some(server);
         assert_eq!(b.client(b"").0, Ok(Progress { consumed: 0, want: Want::Server }));
     }),

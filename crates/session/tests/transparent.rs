@@ -30,7 +30,7 @@ const TEXTS: [&str; 16] = [
 ];
 
 /// What only a simple Query is asked here: commands whose effect on what was sent behind them is not followed.
-const LISTS: [&str; 14] = [
+const LISTS: [&str; 16] = [
     "begin; select 1",
     "begin; error; select 1",
     "select 1; set TimeZone Mars; error",
@@ -42,6 +42,8 @@ const LISTS: [&str; 14] = [
     "set work_mem 7",
     "discard all",
     "deallocate all",
+    "deallocate a",
+    "deallocate b;",
     "; ;",
     "begin; set TimeZone Pluto; commit; error",
     "select 2; begin; commit; select 1",
@@ -232,7 +234,7 @@ proptest! {
         }
         let mut dice = Dice::new(seed);
         for steps in deaths {
-            (0..steps).for_each(|_| drop(world.step(&mut dice)));
+            world.steps(steps, &mut dice);
             let victim = dice.roll(world.clients.len());
             if world.lose_server(victim) {
                 // What it had seen may end in the middle of a message: there is nothing to be said any more.
@@ -254,7 +256,7 @@ proptest! {
             world.add_client(&direct(program, base).0, base.clone());
         }
         let mut dice = Dice::new(seed);
-        (0..steps).for_each(|_| drop(world.step(&mut dice)));
+        world.steps(steps, &mut dice);
         let victim = dice.roll(world.clients.len());
         world.vanish(victim);
         world.run(&mut dice);

@@ -147,6 +147,13 @@ impl World {
         }
     }
 
+    /// So many random events.
+    pub(crate) fn steps(&mut self, n: usize, dice: &mut Dice) {
+        for _ in 0..n {
+            self.step(dice);
+        }
+    }
+
     /// One random event for one random client. Did anything move?
     pub(crate) fn step(&mut self, dice: &mut Dice) -> bool {
         let i = dice.roll(self.clients.len());

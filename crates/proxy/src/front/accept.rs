@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 use tracing::{debug, info, warn};
 
 use super::listen::Listener;
-use super::{Front, Count, random};
+use super::{Count, Front, random};
 use crate::message::{NewClient, ToWorker};
 use crate::net::Stream;
 
@@ -139,7 +139,11 @@ impl Front {
     }
 
     /// May this user have a session on this database now?
-    fn admission(self: &Rc<Self>, database: &str, user: &str) -> Result<std::sync::Arc<crate::spec::PoolSpec>, Refusal> {
+    fn admission(
+        self: &Rc<Self>,
+        database: &str,
+        user: &str,
+    ) -> Result<std::sync::Arc<crate::spec::PoolSpec>, Refusal> {
         let max = self.config().settings.max_client_conn;
         if self.shutdown.is_begun() {
             return Err(Refusal::ShuttingDown);

@@ -46,7 +46,9 @@ impl Front {
                 };
                 debug!(server = info.id, pid = info.pid, database = %spec.database, "server opened");
                 match stream.pack() {
-                    Ok(parcel) => self.hand_over(pool, worker, NewServer { parcel, info, server: IdleServer::fresh(server) }),
+                    Ok(parcel) => {
+                        self.hand_over(pool, worker, NewServer { parcel, info, server: IdleServer::fresh(server) })
+                    }
                     Err(error) => self.note_failure(pool, worker, &unreachable(&error)),
                 }
             }
@@ -71,11 +73,16 @@ impl Front {
         if limit.is_zero() {
             return opening.await;
         }
-        let late = || LoginFailure::Unreachable(format!("no login within {} s (server_connect_timeout)", limit.as_secs()));
+        let late =
+            || LoginFailure::Unreachable(format!("no login within {} s (server_connect_timeout)", limit.as_secs()));
         tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn connect_and_log_in(&self, target: &Target, extra: &[(&str, &str)]) -> Result<(Stream, Server), LoginFailure> {
+    async fn connect_and_log_in(
+        &self,
+        target: &Target,
+        extra: &[(&str, &str)],
+    ) -> Result<(Stream, Server), LoginFailure> {
         let stream = Stream::connect(&target.address.host, target.address.port).await.map_err(|e| unreachable(&e))?;
         stream.tune(self.config().settings.tcp_keepalive);
         let keys = (target.address.clone(), target.user.clone());
@@ -119,7 +126,9 @@ pub(super) async fn ask(stream: &Stream, query: &str) -> io::Result<Rows> {
             match head.tag {
                 backend::DATA_ROW => {
                     let columns = pgsluice_wire::DataRow::new(body).columns().map_err(|_| broken())?;
-                    rows.push(columns.into_iter().map(|c| c.map(|c| String::from_utf8_lossy(c).into_owned())).collect());
+                    rows.push(
+                        columns.into_iter().map(|c| c.map(|c| String::from_utf8_lossy(c).into_owned())).collect(),
+                    );
                 }
                 backend::ERROR_RESPONSE => {
                     let report = pgsluice_wire::Report::read(body).map_err(|_| broken())?;

@@ -14,6 +14,8 @@ use crate::spec::Target;
 /// Pauses between attempts to open a control connection.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Bytes read at once of what comes unasked.
+const UNASKED_LEN: usize = 1 << 10;
 
 impl Front {
     /// Reads the limits of a PostgreSQL for as long as the process lives.
@@ -50,8 +52,7 @@ impl Front {
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
                 () = self.limits_due.notified() => tokio::time::sleep(RETRY_MIN).await,
-                // Nothing comes unasked but its end.
-                _ = stream.readable() => {}
+                end = ended(stream) => return format!("control connection lost: {end}"),
             }
         }
     }
@@ -110,7 +111,8 @@ impl Front {
         let known = state.broker.budget(id).limits().is_some();
         let cluster = &mut state.clusters[id.0];
         if cluster.reason != why {
-            let then = if known { "the last known limits stay in force" } else { "falling back to the configured sizes" };
+            let then =
+                if known { "the last known limits stay in force" } else { "falling back to the configured sizes" };
             warn!(server = %cluster.address, "{why}; {then}");
         }
         cluster.reason = why.to_owned();
@@ -144,12 +146,27 @@ impl Front {
     }
 }
 
+/// Waits for the server to hang up; what it says unasked (notices, parameters) is of no interest here.
+async fn ended(stream: &Stream) -> std::io::Error {
+    loop {
+        match stream.read_some(&mut Vec::new(), UNASKED_LEN).await {
+            Ok(0) => return std::io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
 fn read_limits(rows: &Rows) -> Option<Limits> {
     let [row] = rows.as_slice() else { return None };
     let [a, b, c, d] = row.as_slice() else { return None };
     let number = |column: &Option<String>| column.as_ref()?.parse().ok();
-    let limits =
-        Limits { max_connections: number(a)?, superuser_reserved: number(b)?, reserved: number(c)?, others: number(d)? };
+    let limits = Limits {
+        max_connections: number(a)?,
+        superuser_reserved: number(b)?,
+        reserved: number(c)?,
+        others: number(d)?,
+    };
     (limits.max_connections > 0).then_some(limits)
 }
 

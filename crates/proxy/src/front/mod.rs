@@ -70,7 +70,10 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listen { address, error } => {
-                write!(f, "cannot listen on {address}: {error}. Choose another address with --listen or listen_addr and listen_port.")
+                write!(
+                    f,
+                    "cannot listen on {address}: {error}. Choose another address with --listen or listen_addr and listen_port."
+                )
             }
             Self::System(error) => write!(f, "cannot start a thread: {error}"),
         }
@@ -324,7 +327,10 @@ impl Front {
         state.pools.push(PoolEntry { spec: spec.clone(), epoch: 0, failed: None });
         self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch: 0 });
         if state.paused_all || state.paused.contains(database) {
-            self.tell_all(|| ToWorker::Pause { database: Some(database.to_owned()), done: tokio::sync::oneshot::channel().0 });
+            self.tell_all(|| ToWorker::Pause {
+                database: Some(database.to_owned()),
+                done: tokio::sync::oneshot::channel().0,
+            });
         }
         Ok(spec)
     }
@@ -459,4 +465,3 @@ impl Drop for Count<'_> {
         *(self.1)(&mut self.0.cell.borrow_mut()) -= 1;
     }
 }
-

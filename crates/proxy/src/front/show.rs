@@ -81,8 +81,17 @@ fn log_stats(state: &State, totals: &HashMap<String, Stats>, period: Duration) {
     info!(
         "stats: {} xacts/s, {} queries/s, {} client parses/s, {} server parses/s, {} binds/s, {} client logins/s, \
          in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
-        a.xact_count, a.query_count, a.client_parse_count, a.server_parse_count, a.bind_count, a.client_login_count,
-        a.received, a.sent, a.xact_time_us, a.query_time_us, a.wait_time_us
+        a.xact_count,
+        a.query_count,
+        a.client_parse_count,
+        a.server_parse_count,
+        a.bind_count,
+        a.client_login_count,
+        a.received,
+        a.sent,
+        a.xact_time_us,
+        a.query_time_us,
+        a.wait_time_us
     );
 }
 
@@ -222,34 +231,31 @@ fn database_rows(config: &Config, state: &State, shares: &[PoolShare]) -> Vec<Da
         current_client_connections: state.consoles as u64,
         ..DatabaseRow::default()
     };
-    let configured = config
-        .databases
-        .iter()
-        .map(|(name, database)| {
-            let of = |f: fn(&PoolShare) -> u64| {
-                shares.iter().filter(|s| state.pools[s.pool.0].spec.database == *name).map(f).sum::<u64>()
-            };
-            let user = database.user.as_deref().unwrap_or_default();
-            DatabaseRow {
-                name: name.clone(),
-                host: database.host.clone(),
-                port: database.port,
-                database: database.dbname.clone().unwrap_or_else(|| name.clone()),
-                force_user: database.user.clone(),
-                pool_size: u64::from(config.pool_size(name, user)),
-                min_pool_size: u64::from(config.min_pool_size(name)),
-                reserve_pool_size: u64::from(config.reserve_pool_size(name, user)),
-                server_lifetime: config.server_lifetime(name),
-                pool_mode: database.pool_mode.map(|m| m.as_str().into()),
-                load_balance_hosts: None,
-                max_connections: u64::from(config.max_db_connections(name)),
-                current_connections: of(|s| s.idle + s.linked + s.cleaning),
-                max_client_connections: 0,
-                current_client_connections: of(|s| s.clients),
-                paused: state.paused_all || state.paused.contains(name),
-                disabled: state.disabled.contains(name),
-            }
-        });
+    let configured = config.databases.iter().map(|(name, database)| {
+        let of = |f: fn(&PoolShare) -> u64| {
+            shares.iter().filter(|s| state.pools[s.pool.0].spec.database == *name).map(f).sum::<u64>()
+        };
+        let user = database.user.as_deref().unwrap_or_default();
+        DatabaseRow {
+            name: name.clone(),
+            host: database.host.clone(),
+            port: database.port,
+            database: database.dbname.clone().unwrap_or_else(|| name.clone()),
+            force_user: database.user.clone(),
+            pool_size: u64::from(config.pool_size(name, user)),
+            min_pool_size: u64::from(config.min_pool_size(name)),
+            reserve_pool_size: u64::from(config.reserve_pool_size(name, user)),
+            server_lifetime: config.server_lifetime(name),
+            pool_mode: database.pool_mode.map(|m| m.as_str().into()),
+            load_balance_hosts: None,
+            max_connections: u64::from(config.max_db_connections(name)),
+            current_connections: of(|s| s.idle + s.linked + s.cleaning),
+            max_client_connections: 0,
+            current_client_connections: of(|s| s.clients),
+            paused: state.paused_all || state.paused.contains(name),
+            disabled: state.disabled.contains(name),
+        }
+    });
     configured.chain([console]).collect()
 }
 

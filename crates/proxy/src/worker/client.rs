@@ -22,8 +22,8 @@ use crate::net::Stream;
 
 /// Bytes that may wait for a side that does not take them before the other side is read no more.
 const OUTBOX_MAX: usize = 64 << 10;
-/// Bytes of a queued client that are read ahead, so that its end is noticed.
-const QUEUED_MAX: usize = 64 << 10;
+/// Bytes that are read ahead from a client that waits.
+const AHEAD_MAX: usize = 64 << 10;
 /// Longest application_name, in bytes; PostgreSQL's `NAMEDATALEN` less one.
 const APPLICATION_NAME_MAX: usize = 63;
 
@@ -142,7 +142,7 @@ impl Client {
     }
 
     fn take_grant(&mut self, state: &mut State, grant: Grant, cx: &mut Context<'_>) -> Result<(), End> {
-        let now = Instant::now();
+        let now = state.now;
         self.block = Block::None;
         let waited = now.saturating_duration_since(self.slot.since.get());
         match grant {
@@ -164,7 +164,8 @@ impl Client {
 
     /// No server for this session, for now.
     fn refuse(&mut self, state: &mut State, refusal: Refusal, cx: &mut Context<'_>) -> Result<(), End> {
-        self.slot.set_doing(Doing::Idle, Instant::now());
+        self.slot.set_doing(Doing::Idle, state.now);
+        self.hold = false;
         if self.phase == Phase::Welcome {
             return Err(End::Refused(refusal));
         }
@@ -227,7 +228,13 @@ impl Client {
         self.open(state, &params, name.as_deref(), cx)
     }
 
-    fn open(&mut self, state: &mut State, params: &Params, name: Option<&str>, cx: &mut Context<'_>) -> Result<(), End> {
+    fn open(
+        &mut self,
+        state: &mut State,
+        params: &Params,
+        name: Option<&str>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
         let out = self.outbox.tail();
         for (param, value) in params.iter() {
             let value = name.filter(|_| param == "application_name").unwrap_or(value);
@@ -244,8 +251,8 @@ impl Client {
 
     /// A server now (`true`), or a place in the queue.
     fn checkout(&mut self, state: &mut State) -> Result<bool, End> {
-        let now = Instant::now();
-        let State { pools, plan, .. } = state;
+        let State { pools, plan, now, .. } = state;
+        let now = *now;
         let entry = pools[self.pool.0].as_mut().expect("the pool of a client is known");
         loop {
             let settings = self.session.settings();
@@ -281,7 +288,7 @@ impl Client {
     fn release_if_done(&mut self, state: &mut State) {
         let done = self.link.as_ref().is_some_and(|l| self.session.can_release(&l.server) && l.conn.outbox.is_empty());
         if done && let Some(link) = self.link.take() {
-            let now = Instant::now();
+            let now = state.now;
             self.slot.link.borrow_mut().take();
             self.slot.set_doing(Doing::Idle, now);
             self.slot.statements.set(self.session.statement_count());
@@ -327,7 +334,7 @@ impl Client {
             let sent = self.send_plan(&plan, &input[at..], cx);
             state.plan = plan;
             if was_ready && self.link.as_ref().is_some_and(|l| !l.server.is_ready()) {
-                self.slot.set_doing(Doing::Active, Instant::now());
+                self.slot.set_doing(Doing::Active, state.now);
             }
             let progress = progress.map_err(|v| End::Refused(v.into()))?;
             at += progress.consumed;
@@ -365,14 +372,15 @@ impl Client {
 
     /// Reads from the client once. Was there anything?
     fn read_client(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<bool, End> {
-        let queued = matches!(self.block, Block::Queue(_)) || self.phase == Phase::Welcome;
+        // Who waits is read ahead a little, so that its end is noticed.
+        let waits = self.block != Block::None || self.phase == Phase::Welcome;
+        let full = waits && self.inbox.len() >= AHEAD_MAX;
         let clogged = self.link.as_ref().is_some_and(|l| !l.conn.outbox.is_empty());
-        let full = queued && self.inbox.len() >= QUEUED_MAX;
-        if full || self.block == Block::Server && !queued || clogged || self.outbox.len() >= OUTBOX_MAX {
+        if full || clogged || self.outbox.len() >= OUTBOX_MAX {
             return Ok(false);
         }
         let mut scratch = std::mem::take(&mut state.scratch);
-        let outcome = self.read_client_into(state, &mut scratch, queued, cx);
+        let outcome = self.read_client_into(state, &mut scratch, waits, cx);
         state.scratch = scratch;
         outcome
     }
@@ -381,7 +389,7 @@ impl Client {
         &mut self,
         state: &mut State,
         scratch: &mut [u8],
-        queued: bool,
+        waits: bool,
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
         let n = match poll_read(&mut self.stream, scratch, cx) {
@@ -390,9 +398,9 @@ impl Client {
             Poll::Ready(Ok(n)) => n,
         };
         state.pool(self.pool).stats.received += n as u64;
-        if queued || !self.inbox.is_empty() {
+        if waits || !self.inbox.is_empty() {
             self.inbox.push(&scratch[..n]);
-            if !queued {
+            if !waits {
                 self.process_inbox(state, cx)?;
             }
             return Ok(true);
@@ -454,7 +462,7 @@ impl Client {
             self.session.handle_server(server, input, ctx)
         };
         if !was_ready && server.is_ready() {
-            let now = Instant::now();
+            let now = state.now;
             let ran = micros(now.saturating_duration_since(self.slot.since.get()));
             state.pool(self.pool).stats.query_time_us += ran;
             self.slot.set_doing(Doing::IdleInTransaction, now);
@@ -512,7 +520,7 @@ impl Client {
         let why = report.map_or(why, Refusal::from_report);
         info!(client = self.slot.id, server = link.conn.live.info.id, reason = %why, "server lost");
         state.pool(self.pool).pool.lose();
-        self.slot.set_doing(Doing::Idle, Instant::now());
+        self.slot.set_doing(Doing::Idle, state.now);
         self.hold = false;
         let after = if self.phase == Phase::Welcome {
             Err(End::Refused(why))
@@ -541,7 +549,8 @@ impl Client {
             state.pool(self.pool).pool.leave(ticket);
         }
         if let Some(Grant::Server(idle)) = self.slot.grant.take() {
-            self.worker.place(state, self.pool, idle, true, Instant::now());
+            let now = state.now;
+            self.worker.place(state, self.pool, idle, true, now);
         }
         self.slot.link.borrow_mut().take();
         let mid_message = self.session.is_mid_message();
@@ -592,6 +601,7 @@ impl Future for Client {
         this.slot.register(cx.waker());
         let worker = this.worker.clone();
         let mut state = worker.cell.borrow_mut();
+        state.now = Instant::now();
         match this.run(&mut state, cx) {
             Ok(()) => Poll::Pending,
             Err(end) => {

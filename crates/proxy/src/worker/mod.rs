@@ -50,6 +50,8 @@ struct State {
     plan: Plan,
     pauses: Vec<(Option<String>, oneshot::Sender<()>)>,
     closings: Vec<(Option<String>, oneshot::Sender<()>)>,
+    /// The time when the task that runs now began to.
+    now: Instant,
     drain: Option<(Drain, oneshot::Sender<()>)>,
     draining: Option<Drain>,
 }
@@ -122,6 +124,7 @@ pub(crate) async fn run(
         plan: Plan::default(),
         pauses: Vec::new(),
         closings: Vec::new(),
+        now: Instant::now(),
         drain: None,
         draining: None,
     };
@@ -247,7 +250,8 @@ impl Worker {
     fn report_demand(&self, entry: &mut PoolState, now: bool) {
         let waiting = if entry.pool.is_paused() { 0 } else { u32::try_from(entry.pool.waiting()).unwrap_or(u32::MAX) };
         let limits = &entry.spec.limits;
-        let room = limits.size == 0 || entry.servers() + (entry.reported as usize) < (limits.size + limits.reserve) as usize;
+        let room =
+            limits.size == 0 || entry.servers() + (entry.reported as usize) < (limits.size + limits.reserve) as usize;
         let due = if now { waiting > entry.reported && room } else { waiting != entry.reported || waiting > 0 };
         if due {
             entry.reported = waiting;

@@ -122,8 +122,6 @@ impl Worker {
     }
 }
 
-
-
 async fn flush(conn: &mut Conn) -> Result<(), Lost> {
     let rest = conn.outbox.take();
     conn.stream.write_all(rest.as_slice()).await.map_err(|_| Lost::Gone)

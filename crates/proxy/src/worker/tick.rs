@@ -73,9 +73,8 @@ impl Worker {
     }
 
     fn tick_clients(&self, state: &mut State, now: Instant) {
-        let watched = |t: &Timeouts| {
-            [t.query, t.idle_transaction, t.transaction, t.client_idle].iter().any(|d| !d.is_zero())
-        };
+        let watched =
+            |t: &Timeouts| [t.query, t.idle_transaction, t.transaction, t.client_idle].iter().any(|d| !d.is_zero());
         if !state.pools().any(|p| watched(&p.spec.timeouts)) {
             return;
         }
@@ -117,7 +116,8 @@ impl Worker {
         let old = |pool: PoolId, epoch: u64| {
             state.pools[pool.0].as_ref().is_some_and(|p| p.serves(database) && epoch < p.epoch)
         };
-        let linked = state.clients.values().any(|s| s.link.borrow().as_ref().is_some_and(|l| old(s.pool, l.info.epoch)));
+        let linked =
+            state.clients.values().any(|s| s.link.borrow().as_ref().is_some_and(|l| old(s.pool, l.info.epoch)));
         linked || state.cleaning.values().any(|(pool, live)| old(*pool, live.info.epoch))
     }
 }

@@ -218,6 +218,7 @@ impl Model {
                 self.complete("SHOW");
             }
             "set" | "reset" => self.set(text),
+            "deallocate" if word(text, 1) != "all" => self.deallocate(&word(text, 1).replace('"', ""))?,
             "deallocate" => {
                 self.statements.retain(|name, _| name.is_empty());
                 self.sql_prepared.clear();
@@ -295,6 +296,14 @@ impl Model {
             };
         }
         self.complete(&verb.to_ascii_uppercase());
+    }
+
+    fn deallocate(&mut self, name: &str) -> Result<(), Failure> {
+        if self.statements.remove(name.as_bytes()).is_none() {
+            return Err(missing_statement(name.as_bytes()));
+        }
+        self.complete("DEALLOCATE");
+        Ok(())
     }
 
     fn discard_all(&mut self) -> Result<(), Failure> {

@@ -139,7 +139,9 @@ impl Model {
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.inbox.extend(bytes);
         while !self.closed {
-            let Some(head) = Head::read(&self.inbox).expect("only whole messages are sent to the model") else { return };
+            let Some(head) = Head::read(&self.inbox).expect("only whole messages are sent to the model") else {
+                return;
+            };
             if self.inbox.len() < head.total() {
                 return;
             }
