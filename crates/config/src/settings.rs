@@ -166,13 +166,13 @@ settings! {
         /// Whether errors sent to clients are logged.
         log_pooler_errors: bool as Flag = "1" => reload;
         /// How much more is logged, from 0 to 3.
-        verbose: u32 as Number<0, 3> = "0" => reload;
+        verbose: u32 as Number<0, 3> = "0" => fixed;
         /// Seconds over which averages are taken, and between lines of statistics in the log.
         stats_period: Duration as Seconds = "60" => reload;
         /// Whether those lines are written.
         log_stats: bool as Flag = "1" => reload;
-        /// Log file, opened anew at a reload; empty: standard error only.
-        logfile: Option<PathBuf> as OptionalPath = "" => reload;
+        /// Log file; empty: standard error.
+        logfile: Option<PathBuf> as OptionalPath = "" => fixed;
         /// File that holds the process id while the program runs; empty: none.
         pidfile: Option<PathBuf> as OptionalPath = "" => fixed;
     }
@@ -185,8 +185,8 @@ settings! {
         server_idle_timeout: Duration as Seconds = "600" => reload;
         /// Seconds a login to PostgreSQL may take.
         server_connect_timeout: Duration as Seconds = "15" => reload;
-        /// Seconds to wait after a failed login.
-        server_login_retry: Duration as Seconds = "15" => reload;
+        /// Longest pause between attempts after failed logins, in seconds; pauses begin at 0.1 and double.
+        server_login_retry: Duration as Seconds = "3" / "15" => reload;
     }
     "Timeouts" {
         /// Seconds a client's login may take; 0: no limit.

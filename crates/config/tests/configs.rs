@@ -142,12 +142,13 @@ fn settings_can_be_set_by_key() {
 
 #[test]
 fn a_reload_knows_what_changed() {
-    let old = toml("verbose = 1\n[databases.a]\n[databases.b]\n[users.u]\npassword = \"x\"\n");
-    let new = toml("verbose = 2\nworkers = 2\n[databases.b]\nport = 1\n[databases.c]\n[users.u]\npassword = \"y\"\n");
+    let old = toml("query_timeout = 1\n[databases.a]\n[databases.b]\n[users.u]\npassword = \"x\"\n");
+    let new =
+        toml("query_timeout = 2\nworkers = 2\n[databases.b]\nport = 1\n[databases.c]\n[users.u]\npassword = \"y\"\n");
     let diff = old.diff(&new);
     let settings: Vec<_> =
         diff.settings.iter().map(|s| (s.key, s.old.as_str(), s.new.as_str(), s.changeable)).collect();
-    assert_eq!(settings, [("verbose", "1", "2", true), ("workers", "1", "2", false)]);
+    assert_eq!(settings, [("query_timeout", "1", "2", true), ("workers", "1", "2", false)]);
     assert_eq!(diff.databases.added, ["c"]);
     assert_eq!(diff.databases.removed, ["a"]);
     assert_eq!(diff.databases.changed, ["b"]);

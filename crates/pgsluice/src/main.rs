@@ -83,6 +83,27 @@ fn override_settings(args: &Args, config: &mut Config) {
     }
 }
 
+/// Descriptors besides those of clients and servers: listeners, epoll, log, logins under way.
+const SPARE_FILES: u64 = 150;
+
+/// As many descriptors as the system lets us have; says so if that is not enough for what is configured.
+fn raise_file_limit(config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // If it cannot be raised it stays what it is, and the warning below tells.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let s = &config.settings;
+    let needed = u64::from(s.max_client_conn) + u64::from(s.default_pool_size) + SPARE_FILES;
+    if files < needed {
+        tracing::warn!(
+            "{files} open files are allowed and max_client_conn = {} may need {needed}: raise the limit \
+             (LimitNOFILE, ulimit -n) or lower max_client_conn",
+            s.max_client_conn
+        );
+    }
+}
+
 fn start(args: &Args, config: Config, warnings: &[Warning], source: Source) -> ExitCode {
     let level = config.settings.verbose.max(u32::from(args.verbose));
     if let Err(error) = log::init(level, args.quiet, config.settings.logfile.as_deref()) {
@@ -92,6 +113,7 @@ fn start(args: &Args, config: Config, warnings: &[Warning], source: Source) -> E
     if !args.quiet {
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
+    raise_file_limit(&config);
     let pidfile = config.settings.pidfile.clone();
     if let Some(path) = &pidfile
         && let Err(error) = std::fs::write(path, format!("{}\n", std::process::id()))

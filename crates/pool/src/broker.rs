@@ -11,8 +11,6 @@ use crate::pool::ShedTo;
 
 /// First pause after a failed login.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest pause after a failed login.
-const BACKOFF_MAX: Duration = Duration::from_secs(3);
 
 /// A PostgreSQL: one host and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +31,8 @@ pub struct PoolLimits {
     pub reserve: u32,
     /// `reserve_pool_timeout`; zero switches the reserve off.
     pub reserve_timeout: Duration,
+    /// Longest pause after failed logins (`server_login_retry`).
+    pub retry_max: Duration,
     /// Name of the database in the configuration, and `max_db_connections`.
     pub database: (String, u32),
     /// Name of the user, and `max_user_connections`.
@@ -82,6 +82,8 @@ struct Share {
     shedding: u32,
     /// Clients that wait there.
     demand: u32,
+    /// Since when the first of them has.
+    oldest: Option<Instant>,
 }
 
 impl Share {
@@ -105,8 +107,6 @@ struct Entry {
     cluster: ClusterId,
     limits: PoolLimits,
     shares: Vec<Share>,
-    /// Since when its oldest waiter has waited.
-    oldest: Option<Instant>,
     retry_at: Option<Instant>,
     failures: u32,
 }
@@ -135,7 +135,12 @@ impl Entry {
     fn size(&self, now: Instant) -> u32 {
         let reserve_due = self.limits.reserve > 0
             && !self.limits.reserve_timeout.is_zero()
-            && self.oldest.is_some_and(|since| now.saturating_duration_since(since) >= self.limits.reserve_timeout);
+            && self
+                .shares
+                .iter()
+                .filter_map(|s| s.oldest)
+                .min()
+                .is_some_and(|since| now.saturating_duration_since(since) >= self.limits.reserve_timeout);
         match self.limits.size {
             0 => u32::MAX,
             size if reserve_due => size.saturating_add(self.limits.reserve),
@@ -198,7 +203,7 @@ impl Broker {
     /// Adds a pool.
     pub fn add_pool(&mut self, cluster: ClusterId, limits: PoolLimits) -> PoolId {
         let shares = vec![Share::default(); self.workers];
-        self.pools.push(Entry { cluster, limits, shares, oldest: None, retry_at: None, failures: 0 });
+        self.pools.push(Entry { cluster, limits, shares, retry_at: None, failures: 0 });
         PoolId(self.pools.len() - 1)
     }
 
@@ -234,11 +239,16 @@ impl Broker {
         self.pools[pool.0].connecting()
     }
 
+    /// Failed logins of a pool in a row.
+    pub fn pool_failures(&self, pool: PoolId) -> u32 {
+        self.pools[pool.0].failures
+    }
+
     /// `waiting` clients of a pool wait at a worker, the oldest since `oldest`.
     pub fn set_demand(&mut self, pool: PoolId, worker: usize, waiting: u32, oldest: Option<Instant>, now: Instant) {
         let entry = &mut self.pools[pool.0];
         entry.shares[worker].demand = waiting;
-        entry.oldest = oldest;
+        entry.shares[worker].oldest = oldest;
         self.plan(entry_cluster(&self.pools, pool), now);
     }
 
@@ -258,11 +268,12 @@ impl Broker {
     pub fn handle_failed(&mut self, pool: PoolId, worker: usize, failure: Failure, now: Instant, jitter: f64) {
         let entry = &mut self.pools[pool.0];
         entry.shares[worker].connecting -= 1;
-        let pause = (BACKOFF_MIN * 2u32.pow(entry.failures.min(8))).min(BACKOFF_MAX);
+        let pause = (BACKOFF_MIN * 2u32.pow(entry.failures.min(8))).min(entry.limits.retry_max.max(BACKOFF_MIN));
         entry.failures += 1;
         entry.retry_at = Some(now + pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0));
         let cluster = entry.cluster;
-        if failure == Failure::Full {
+        // Where the limits are known they are read again at once; it may have been a limit of the role or database alone.
+        if failure == Failure::Full && self.clusters[cluster.0].budget.limits().is_none() {
             let (open, connecting) = self.cluster_servers(cluster);
             self.clusters[cluster.0].budget.refused_at(open + connecting);
         }

@@ -167,13 +167,10 @@ impl<S, W> Pool<S, W> {
         self.queue.leave(ticket).is_some()
     }
 
-    /// Those who have waited since `before` or longer leave, oldest first.
-    pub fn expire_waiters(&mut self, before: Instant) -> Vec<W> {
-        let mut expired = Vec::new();
-        while self.oldest_wait().is_some_and(|since| since <= before) {
-            expired.extend(self.queue.pop().map(|w| w.client));
-        }
-        expired
+    /// Those whom `is_due` names leave, oldest first; it is given since when each has waited.
+    pub fn expire_waiters(&mut self, is_due: impl Fn(&W, Instant) -> bool) -> Vec<W> {
+        let due: Vec<_> = self.queue.tickets(|w| is_due(&w.client, w.since)).collect();
+        due.into_iter().filter_map(|ticket| self.queue.leave(ticket)).map(|w| w.client).collect()
     }
 
     /// Everybody leaves the queue, oldest first.

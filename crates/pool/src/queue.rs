@@ -48,6 +48,16 @@ impl<W> Queue<W> {
         self.places.iter().flatten()
     }
 
+    /// The places of those that `is_meant` names.
+    pub(crate) fn tickets(&self, is_meant: impl Fn(&W) -> bool) -> impl Iterator<Item = Ticket> {
+        let meant = move |place: &Option<W>| place.as_ref().is_some_and(&is_meant);
+        self.places
+            .iter()
+            .enumerate()
+            .filter(move |(_, place)| meant(place))
+            .map(|(i, _)| Ticket(self.first + i as u64))
+    }
+
     /// The waiter, if it is still there.
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<W> {
         let index = usize::try_from(ticket.0.checked_sub(self.first)?).ok()?;

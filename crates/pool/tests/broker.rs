@@ -7,7 +7,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 fn limits(size: u32) -> PoolLimits {
-    PoolLimits { size, database: ("d".into(), 0), user: ("u".into(), 0), ..PoolLimits::default() }
+    PoolLimits {
+        size,
+        retry_max: Duration::from_secs(3),
+        database: ("d".into(), 0),
+        user: ("u".into(), 0),
+        ..PoolLimits::default()
+    }
 }
 
 fn broker(workers: usize, servers: u32, sizes: &[u32]) -> (Broker, ClusterId, Vec<PoolId>, Instant) {
@@ -70,21 +76,32 @@ fn workers_share_a_pool() {
 }
 
 #[test]
-fn a_refusal_for_want_of_slots_shrinks_the_budget_until_it_is_read_again() {
-    let (mut broker, cluster, pools, now) = broker(1, 50, &[20]);
-    broker.set_demand(pools[0], 0, 3, None, now);
+fn where_limits_are_unknown_a_refusal_for_want_of_slots_shows_one() {
+    let mut broker = Broker::new(1);
+    let cluster = broker.add_cluster(Budget::new(3, None), 100);
+    let (pool, now) = (broker.add_pool(cluster, limits(20)), Instant::now());
+    broker.set_demand(pool, 0, 3, None, now);
     assert_eq!(actions(&mut broker).len(), 3);
-    broker.handle_connected(pools[0], 0, now);
-    broker.handle_failed(pools[0], 0, Failure::Full, now, 0.5);
-    broker.handle_failed(pools[0], 0, Failure::Full, now, 0.5);
+    broker.handle_connected(pool, 0, now);
+    broker.handle_failed(pool, 0, Failure::Full, now, 0.5);
+    broker.handle_failed(pool, 0, Failure::Full, now, 0.5);
     let later = now + Duration::from_secs(60);
-    broker.set_demand(pools[0], 0, 3, None, later);
+    broker.set_demand(pool, 0, 3, None, later);
     assert_eq!(actions(&mut broker), [], "one is what PostgreSQL showed to be possible");
-    broker
-        .budget_mut(cluster)
-        .set_limits(Limits { max_connections: 100, superuser_reserved: 3, reserved: 0, others: 0 }, 1);
+    broker.budget_mut(cluster).set_unknown();
     broker.tick(later);
-    assert_eq!(actions(&mut broker).len(), 3);
+    assert_eq!(actions(&mut broker).len(), 3, "until it is probed again");
+}
+
+#[test]
+fn a_refusal_for_one_role_leaves_the_other_pools_alone() {
+    let (mut broker, _, pools, now) = broker(1, 50, &[20, 20]);
+    broker.set_demand(pools[0], 0, 2, None, now);
+    assert_eq!(actions(&mut broker).len(), 2);
+    broker.handle_failed(pools[0], 0, Failure::Full, now, 0.5);
+    broker.set_demand(pools[1], 0, 3, None, now);
+    let connect = Action::Connect { pool: pools[1], worker: 0 };
+    assert_eq!(actions(&mut broker), [connect; 3]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the front thread and the workers tell each other. No query travels here: only what is rare.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_console::Counters;
 use pgsluice_pool::{PoolId, ShedTo};
@@ -22,6 +22,9 @@ pub(crate) struct NewClient {
     pub(crate) user: String,
     pub(crate) settings: Arc<Settings>,
     pub(crate) pool: Arc<PoolSpec>,
+    /// `query_wait_timeout` and `client_idle_timeout` of this user; zero is off.
+    pub(crate) query_wait: Duration,
+    pub(crate) client_idle: Duration,
     /// Bytes it sent behind its login.
     pub(crate) early: Vec<u8>,
     /// Bytes of ours it has not been sent yet: AuthenticationOk.

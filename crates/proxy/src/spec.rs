@@ -41,15 +41,13 @@ impl Target {
     }
 }
 
-/// Timeouts of a pool's clients; zero is off.
+/// Timeouts of a pool; zero is off.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Timeouts {
-    pub(crate) query_wait: Duration,
     pub(crate) query_wait_notify: Duration,
     pub(crate) query: Duration,
     pub(crate) idle_transaction: Duration,
     pub(crate) transaction: Duration,
-    pub(crate) client_idle: Duration,
     pub(crate) server_idle: Duration,
     pub(crate) server_lifetime: Duration,
     pub(crate) cleanup: Duration,
@@ -94,16 +92,15 @@ impl PoolSpec {
                 min: config.min_pool_size(name),
                 reserve: config.reserve_pool_size(name, &user),
                 reserve_timeout: s.reserve_pool_timeout,
+                retry_max: s.server_login_retry,
                 database: (name.into(), config.max_db_connections(name)),
                 user: (user.clone(), config.max_user_connections(&user)),
             },
             timeouts: Timeouts {
-                query_wait: config.query_wait_timeout(name, client_user),
                 query_wait_notify: s.query_wait_notify,
                 query: config.query_timeout(&user),
                 idle_transaction: config.idle_transaction_timeout(&user),
                 transaction: config.transaction_timeout(&user),
-                client_idle: config.client_idle_timeout(client_user),
                 server_idle: s.server_idle_timeout,
                 server_lifetime: config.server_lifetime(name),
                 cleanup: zero_is_everything(s.cancel_wait_timeout),

@@ -142,7 +142,7 @@ impl Refusal {
             WaitTimeout { seconds } => (
                 sqlstate::INSUFFICIENT_RESOURCES,
                 format!("query_wait_timeout: no server became free within {seconds} s"),
-                "The pool is busy: see SHOW POOLS and SHOW BUDGET on the admin console. The session goes on; try again.",
+                "The pool is busy: see SHOW POOLS and SHOW BUDGET on the admin console.",
             ),
             QueryTimeout => (sqlstate::QUERY_CANCELED, "query_timeout".into(), ""),
             TransactionTimeout => (sqlstate::TRANSACTION_TIMEOUT, "transaction timeout".into(), ""),

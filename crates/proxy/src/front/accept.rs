@@ -134,7 +134,20 @@ impl Front {
         }
         let (early, late) = (client.early, client.late);
         let secret = u32::from_ne_bytes(random());
-        let new = NewClient { parcel, ends, id, pid, secret, user, settings: kept.into(), pool, early, late };
+        let new = NewClient {
+            parcel,
+            ends,
+            id,
+            pid,
+            secret,
+            query_wait: config.query_wait_timeout(&database, &user),
+            client_idle: config.client_idle_timeout(&user),
+            user,
+            settings: kept.into(),
+            pool,
+            early,
+            late,
+        };
         self.tell(worker, ToWorker::Client(Box::new(new)));
     }
 

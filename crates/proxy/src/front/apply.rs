@@ -40,6 +40,7 @@ impl Front {
         let config = Arc::new(config);
         *self.config.borrow_mut() = config.clone();
         self.apply_budget(&config);
+        self.know_clusters();
         self.apply_pools(&config);
         self.limits_due.notify_waiters();
         self.pump();
@@ -69,9 +70,12 @@ impl Front {
 
     fn replace_pool(self: &Rc<Self>, before: &PoolSpec, spec: Arc<PoolSpec>) {
         let index = spec.id.0;
-        if spec.target.address != before.target.address {
+        if spec.target.address != before.target.address || spec.target.user != before.target.user {
             // Its servers are counted where they are: the new place is for a new pool.
-            info!("database {} has moved: new clients go to {}", spec.database, spec.target.address);
+            info!(
+                "database {} has moved: new clients go to {} as {}",
+                spec.database, spec.target.address, spec.target.user
+            );
             let mut state = self.cell.borrow_mut();
             state.by_name.retain(|_, id| id.0 != index);
             return;

@@ -32,8 +32,14 @@ impl Front {
         match self.open(&spec.target, &[]).await {
             Ok((stream, server)) => {
                 if let Some(query) = &spec.target.connect_query {
-                    if let Err(error) = ask(&stream, query).await {
-                        warn!(database = %spec.database, %error, "connect_query failed");
+                    match tokio::time::timeout(ASK_TIMEOUT, ask(&stream, query)).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(error)) => warn!(database = %spec.database, %error, "connect_query failed"),
+                        Err(_) => {
+                            let why = format!("connect_query took longer than {} s", ASK_TIMEOUT.as_secs());
+                            self.note_failure(pool, worker, &LoginFailure::Unreachable(why));
+                            return self.pump();
+                        }
                     }
                 }
                 let info = ServerInfo {
@@ -86,7 +92,8 @@ impl Front {
         let stream = Stream::connect(&target.address.host, target.address.port).await.map_err(|e| unreachable(&e))?;
         stream.tune(self.config().settings.tcp_keepalive);
         let keys = (target.address.clone(), target.user.clone());
-        let known = self.cell.borrow().salted.get(&keys).cloned();
+        let learnt = self.cell.borrow().salted.get(&keys).cloned();
+        let known = learnt.filter(|(secret, _)| *secret == target.secret).map(|(_, keys)| keys);
         let (mut out, mut inbox) = (Vec::new(), Vec::new());
         let params = target.params.iter().map(|(n, v)| (*n, v.as_str())).chain(extra.iter().copied());
         let proof = (target.credential(known), Nonce::from_entropy(random()));
@@ -101,7 +108,7 @@ impl Front {
             inbox.drain(..taken);
             if let Some(server) = server {
                 if let Some(learnt) = login.salted_keys() {
-                    self.cell.borrow_mut().salted.insert(keys, learnt.clone());
+                    self.cell.borrow_mut().salted.insert(keys, (target.secret.clone(), learnt.clone()));
                 }
                 return Ok((stream, server));
             }

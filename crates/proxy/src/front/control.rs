@@ -9,7 +9,6 @@ use tracing::{error, info, warn};
 use super::connect::{ASK_TIMEOUT, Rows, ask};
 use super::{Cluster, Front};
 use crate::net::Stream;
-use crate::spec::Target;
 
 /// Pauses between attempts to open a control connection.
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -19,9 +18,10 @@ const UNASKED_LEN: usize = 1 << 10;
 
 impl Front {
     /// Reads the limits of a PostgreSQL for as long as the process lives.
-    pub(super) async fn keep_control(self: Rc<Self>, id: ClusterId, target: Target) {
+    pub(super) async fn keep_control(self: Rc<Self>, id: ClusterId) {
         let mut pause = RETRY_MIN;
         loop {
+            let target = self.cell.borrow().clusters[id.0].control.clone();
             match self.open(&target, &[("application_name", "pgsluice control")]).await {
                 Ok((stream, _)) => {
                     pause = RETRY_MIN;

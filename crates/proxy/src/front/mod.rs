@@ -28,7 +28,7 @@ use pgsluice_pool::{Action, Broker, Budget, BudgetState, ClusterId, Failure, Poo
 use pgsluice_session::{LoginFailure, Refusal};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{LocalSet, spawn_local};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::message::{ToFront, ToWorker};
 use crate::spec::{Address, PoolSpec, Target};
@@ -148,7 +148,7 @@ struct State {
     /// SCRAM secrets derived from plain passwords.
     verifiers: HashMap<String, (pgsluice_config::Secret, ScramSecret)>,
     /// Keys learnt at servers, so that the next login need not derive them.
-    salted: HashMap<(Address, String), SaltedKeys>,
+    salted: HashMap<(Address, String), (Option<pgsluice_config::Secret>, SaltedKeys)>,
     disabled: BTreeSet<String>,
     paused: BTreeSet<String>,
     paused_all: bool,
@@ -157,6 +157,8 @@ struct State {
 
 struct Cluster {
     address: Address,
+    /// How its control connection logs in.
+    control: Target,
     id: ClusterId,
     /// Why the budget is what it is.
     reason: String,
@@ -338,7 +340,10 @@ impl Front {
     /// The PostgreSQL of a target, known from now on: its limits are read before anything is opened.
     fn cluster(self: &Rc<Self>, target: &Target) -> ClusterId {
         let mut state = self.cell.borrow_mut();
-        if let Some(cluster) = state.clusters.iter().find(|c| c.address == target.address) {
+        if let Some(cluster) = state.clusters.iter_mut().find(|c| c.address == target.address) {
+            if cluster.control.user == target.user {
+                cluster.control.secret.clone_from(&target.secret);
+            }
             return cluster.id;
         }
         let s = self.config().settings.clone();
@@ -348,6 +353,7 @@ impl Front {
         let id = state.broker.add_cluster(budget, s.connect_concurrency);
         state.clusters.push(Cluster {
             address: target.address.clone(),
+            control: target.clone(),
             id,
             reason: "asking PostgreSQL for its limits".into(),
             state: BudgetState::Unknown,
@@ -356,7 +362,7 @@ impl Front {
             others: None,
         });
         drop(state);
-        spawn_local(self.clone().keep_control(id, target.clone()));
+        spawn_local(self.clone().keep_control(id));
         id
     }
 
@@ -388,6 +394,11 @@ impl Front {
         let spec = state.pools[pool.0].spec.clone();
         if kind == Failure::Full {
             self.limits_due.notify_waiters();
+        }
+        // Once, not with every attempt.
+        if state.broker.pool_failures(pool) > 0 {
+            debug!(database = %spec.database, "still: {failure}");
+        } else if kind == Failure::Full {
             info!(database = %spec.database, "PostgreSQL has no slot left: {failure}; clients wait");
         } else {
             warn!(database = %spec.database, user = %spec.target.user, server = %spec.target.address, "cannot open a server: {failure}");

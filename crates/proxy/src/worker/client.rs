@@ -178,7 +178,7 @@ impl Client {
 
     fn cancel(&mut self, state: &mut State, asker: oneshot::Sender<()>, cx: &mut Context<'_>) -> Result<(), End> {
         if let Block::Queue(ticket) = self.block {
-            if state.pool(self.pool).pool.leave(ticket) && self.phase == Phase::Open {
+            if self.phase == Phase::Open && state.pool(self.pool).pool.leave(ticket) {
                 self.block = Block::None;
                 return self.refuse(state, Refusal::Canceled, cx);
             }

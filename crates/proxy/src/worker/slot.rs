@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_pool::PoolId;
 use pgsluice_session::Refusal;
@@ -40,6 +40,8 @@ pub(crate) struct Slot {
     pub(crate) secret: u32,
     pub(crate) pool: PoolId,
     pub(crate) user: String,
+    pub(crate) query_wait: Duration,
+    pub(crate) client_idle: Duration,
     pub(crate) application_name: String,
     pub(crate) ends: Ends,
     pub(crate) connected: SystemTime,
@@ -67,6 +69,8 @@ impl Slot {
             secret: client.secret,
             pool: client.pool.id,
             user: client.user.clone(),
+            query_wait: client.query_wait,
+            client_idle: client.client_idle,
             application_name: client.settings.get("application_name").unwrap_or_default().into(),
             ends: client.ends.clone(),
             connected: SystemTime::now(),

@@ -1,5 +1,6 @@
 //! What has to be done as time passes, once per tick and worker: no timer per query.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pgsluice_pool::PoolId;
@@ -31,13 +32,12 @@ impl Worker {
     }
 
     fn tick_waiters(&self, entry: &mut PoolState, now: Instant) {
-        let Timeouts { query_wait, query_wait_notify, .. } = entry.spec.timeouts;
-        if !query_wait.is_zero()
-            && let Some(before) = now.checked_sub(query_wait)
-        {
-            for slot in entry.pool.expire_waiters(before) {
-                slot.grant(Grant::Refused(Refusal::WaitTimeout { seconds: query_wait.as_secs() }));
-            }
+        let query_wait_notify = entry.spec.timeouts.query_wait_notify;
+        let too_long = |slot: &Rc<Slot>, since: Instant| {
+            !slot.query_wait.is_zero() && now.saturating_duration_since(since) >= slot.query_wait
+        };
+        for slot in entry.pool.expire_waiters(too_long) {
+            slot.grant(Grant::Refused(Refusal::WaitTimeout { seconds: slot.query_wait.as_secs() }));
         }
         let overdue = |since: Instant| now.saturating_duration_since(since) >= query_wait_notify;
         if !query_wait_notify.is_zero() && entry.pool.oldest_wait().is_some_and(overdue) {
@@ -73,9 +73,9 @@ impl Worker {
     }
 
     fn tick_clients(&self, state: &mut State, now: Instant) {
-        let watched =
-            |t: &Timeouts| [t.query, t.idle_transaction, t.transaction, t.client_idle].iter().any(|d| !d.is_zero());
-        if !state.pools().any(|p| watched(&p.spec.timeouts)) {
+        let watched = |t: &Timeouts| [t.query, t.idle_transaction, t.transaction].iter().any(|d| !d.is_zero());
+        let idle_watched = state.clients.values().any(|s| !s.client_idle.is_zero());
+        if !idle_watched && !state.pools().any(|p| watched(&p.spec.timeouts)) {
             return;
         }
         for slot in state.clients.values() {
@@ -127,7 +127,7 @@ fn overdue(slot: &Slot, timeouts: &Timeouts, now: Instant) -> Option<Refusal> {
     let over = |limit: Duration, since: Instant| !limit.is_zero() && now.saturating_duration_since(since) >= limit;
     let since = slot.since.get();
     match slot.doing.get() {
-        Doing::Idle => over(timeouts.client_idle, since).then_some(Refusal::ClientIdleTimeout),
+        Doing::Idle => over(slot.client_idle, since).then_some(Refusal::ClientIdleTimeout),
         Doing::Waiting => None,
         Doing::Active if over(timeouts.query, since) => Some(Refusal::QueryTimeout),
         Doing::IdleInTransaction if over(timeouts.idle_transaction, since) => Some(Refusal::IdleTransactionTimeout),
