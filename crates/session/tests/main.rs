@@ -1,5 +1,7 @@
 //! Tests of the session's machines against a model PostgreSQL, by table, and by hand where it is tricky.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how these tests fail")]
+
 mod edges;
 mod model;
 mod table;
