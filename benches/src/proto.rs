@@ -43,14 +43,13 @@ pub fn startup(user: &str, database: &str) -> Vec<u8> {
 }
 
 /// What a server says from AuthenticationOk to ReadyForQuery: the parameters PostgreSQL 16 reports.
-pub fn startup_reply(pid: u32, secret: u32) -> Vec<u8> {
-    const REPORTED: [(&str, &str); 14] = [
+pub fn startup_reply(pid: u32, secret: u32, application_name: &str) -> Vec<u8> {
+    const REPORTED: [(&str, &str); 13] = [
         ("in_hot_standby", "off"),
         ("integer_datetimes", "on"),
         ("TimeZone", "Etc/UTC"),
         ("IntervalStyle", "postgres"),
         ("is_superuser", "on"),
-        ("application_name", ""),
         ("default_transaction_read_only", "off"),
         ("scram_iterations", "4096"),
         ("DateStyle", "ISO, MDY"),
@@ -62,11 +61,17 @@ pub fn startup_reply(pid: u32, secret: u32) -> Vec<u8> {
     ];
     let mut out = message(b'R', &0u32.to_be_bytes());
     for (name, value) in REPORTED {
-        put_message(&mut out, b'S', &strings(&[name, value]));
+        put_message(&mut out, b'S', &parameter(name, value));
     }
+    put_message(&mut out, b'S', &parameter("application_name", application_name));
     put_message(&mut out, b'K', &[pid.to_be_bytes(), secret.to_be_bytes()].concat());
     put_message(&mut out, b'Z', b"I");
     out
+}
+
+/// The body of ParameterStatus (B).
+pub fn parameter(name: &str, value: &str) -> Vec<u8> {
+    strings(&[name, value])
 }
 
 /// Query (F).
@@ -214,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_scanner_sees_the_same_messages_however_the_stream_is_cut() {
-        let mut all = startup_reply(1, 2);
+        let mut all = startup_reply(1, 2, "me");
         all.extend(query("SELECT 1"));
         all.extend(data_row(300));
         all.extend(sync());

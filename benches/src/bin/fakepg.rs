@@ -18,7 +18,7 @@ use pgsluice_benches::usage;
 ///
 /// Accepts any user and database without a password. Every SELECT returns one row of one column, whose size is
 /// 40 bytes, or N in "SELECT repeat('x', N)". "COPY (SELECT N) TO STDOUT" sends N bytes in lines of 100. BEGIN and
-/// COMMIT or ROLLBACK move the transaction status. Named statements are taken to be the default SELECT. There are no
+/// COMMIT or ROLLBACK move the transaction status. A new application_name is reported, other settings are not. Named statements are taken to be the default SELECT. There are no
 /// errors, no cancellation and no TLS.
 #[derive(Parser)]
 struct Options {
@@ -210,6 +210,25 @@ fn first_number(text: &[u8]) -> usize {
     digits.fold(0usize, |n, c| (n * 10 + usize::from(c - b'0')).min(RESULT_MAX))
 }
 
+/// The value that a startup packet gives a parameter, or nothing.
+fn startup_parameter(packet: &[u8], name: &str) -> String {
+    let mut strings = packet.get(8..).unwrap_or_default().split(|b| *b == 0);
+    while let (Some(key), Some(value)) = (strings.next(), strings.next()) {
+        if key == name.as_bytes() {
+            return String::from_utf8_lossy(value).into_owned();
+        }
+    }
+    String::new()
+}
+
+/// The name that a `SET application_name` gives. It must be reported as PostgreSQL would: some poolers set it again
+/// before every query for as long as they do not see it change.
+fn set_application_name(sql: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(sql);
+    let (_, rest) = text.split_once("application_name")?;
+    rest.split('\'').nth(1).map(str::to_owned)
+}
+
 /// One client of ours, in practice a pooler.
 struct Connection {
     stream: Stream,
@@ -284,7 +303,8 @@ impl Connection {
                     at += n;
                 }
                 Startup::Start(n) => {
-                    self.out.extend(proto::startup_reply(self.number, 42));
+                    let name = startup_parameter(&bytes[at..at + n], "application_name");
+                    self.out.extend(proto::startup_reply(self.number, 42, &name));
                     self.started = true;
                     at += n;
                 }
@@ -304,7 +324,7 @@ impl Connection {
 
     fn answer(&mut self, tag: u8, body: &[u8], answers: &Answers) {
         match tag {
-            b'Q' => self.simple(Kind::of(body), answers),
+            b'Q' => self.simple(body, answers),
             b'P' => {
                 if let Some(sql) = body.strip_prefix(b"\0") {
                     self.portal = Kind::of(sql);
@@ -323,7 +343,8 @@ impl Connection {
         }
     }
 
-    fn simple(&mut self, kind: Kind, answers: &Answers) {
+    fn simple(&mut self, sql: &[u8], answers: &Answers) {
+        let kind = Kind::of(sql);
         if kind == Kind::Select && !self.in_transaction {
             self.out.extend_from_slice(&answers.simple);
             return;
@@ -332,6 +353,9 @@ impl Connection {
             self.out.extend_from_slice(&answers.description);
         }
         self.run(kind, answers);
+        if let (Kind::Set, Some(name)) = (kind, set_application_name(sql)) {
+            self.put(b'S', &proto::parameter("application_name", &name));
+        }
         self.ready();
     }
 
@@ -414,6 +438,14 @@ mod tests {
         assert_eq!(Kind::of(b"ROLLBACK\0"), Kind::End(b"ROLLBACK\0"));
         assert_eq!(Kind::of(b"DISCARD ALL\0"), Kind::Set);
         assert_eq!(Kind::of(b""), Kind::Select);
+    }
+
+    #[test]
+    fn application_names() {
+        assert_eq!(startup_parameter(&proto::startup("u", "d"), "application_name"), "loadgen");
+        assert_eq!(startup_parameter(b"\0\0\0\x09\0\x03\0\0\0", "application_name"), "");
+        assert_eq!(set_application_name(b"SET application_name='x';\0").as_deref(), Some("x"));
+        assert_eq!(set_application_name(b"SET datestyle='ISO';\0"), None);
     }
 
     #[test]

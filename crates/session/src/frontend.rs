@@ -350,6 +350,9 @@ impl Session {
             Owed::Bind(Some(named)) | Owed::DescribeStatement(Some(named)) | Owed::ParseTaken { old: named, .. } => {
                 Some((named.statement.server_name().to_owned(), named.name.clone()))
             }
+            Owed::Deallocate { name, statement, .. } => {
+                Some((statement.server_name().to_owned(), name.as_slice().into()))
+            }
             Owed::Bind(None) | Owed::DescribeStatement(None) if self.max_prepared > 0 => {
                 Some((format!("{GUARD}{RESERVED_PREFIX}"), RESERVED_PREFIX.as_bytes().into()))
             }
@@ -472,9 +475,9 @@ impl Session {
                 let deallocated = self.deallocated(&message);
                 if let Some((name, statement)) = &deallocated
                     && !server.prepared.touch(statement.id())
-                    && server.tx != TxStatus::Failed
+                    && let Some(step) = self.deallocate_alone(name, server, ctx)
                 {
-                    return Ok(self.deallocate_alone(name, server, ctx));
+                    return Ok(step);
                 }
                 let replaced = self.unnamed.replace(server);
                 server.unnamed = None;
@@ -514,22 +517,24 @@ impl Session {
         Some((name, statement))
     }
 
-    /// The server does not have it: once it is known in which state the transaction is, the answer is ours. (A Parse in
-    /// front of the Query would not do: if that failed, the Query would be skipped.)
-    fn deallocate_alone(&mut self, name: &[u8], server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
+    /// The server does not have it: once it is known in which state the transaction is, the answer is ours, unless
+    /// PostgreSQL has to refuse it. (A Parse in front of the Query would not do: if that failed, the Query would be
+    /// skipped.)
+    fn deallocate_alone(&mut self, name: &[u8], server: &mut Server, ctx: &mut Ctx<'_>) -> Option<Step> {
         if !server.ledger.is_empty() {
             ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
-            return Step::Blocked(Want::Server);
+            return Some(Step::Blocked(Want::Server));
+        }
+        if server.tx == TxStatus::Failed {
+            return None;
         }
         self.forget_name(name);
         self.unnamed.forget();
-        let mut writer = BackendWriter(&mut ctx.plan.reply);
-        writer.command_complete("DEALLOCATE");
-        writer.ready(server.tx);
-        // A Query ends what was begun without a Sync, and the server's next ReadyForQuery is when it is given back.
+        BackendWriter(&mut ctx.plan.reply).command_complete("DEALLOCATE");
+        // Like a Query, a Sync ends what was begun without one; and its ReadyForQuery is the server's to give.
         ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::SYNC));
-        server.owe_hidden_cycle(Owed::HiddenSync);
-        Step::Taken
+        server.owe(Owed::Sync);
+        Some(Step::Taken)
     }
 
     /// It is told with the server's name.
