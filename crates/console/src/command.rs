@@ -254,10 +254,10 @@ fn name(token: &Token) -> Option<&String> {
 }
 
 fn show(rest: &[Token]) -> Result<Option<Command>, BadCommand> {
-    if let [Token::Word(subject)] | [Token::Name(subject)] = rest {
-        if let Some(found) = Subject::named(&subject.to_ascii_lowercase())? {
-            return Ok(Some(Command::Show(found)));
-        }
+    if let [Token::Word(subject)] | [Token::Name(subject)] = rest
+        && let Some(found) = Subject::named(&subject.to_ascii_lowercase())?
+    {
+        return Ok(Some(Command::Show(found)));
     }
     Ok(question(&compact(rest)))
 }

@@ -29,16 +29,16 @@ pub(crate) struct Args {
     /// Configuration file (TOML, or PgBouncer's ini)
     #[arg(short, long, value_name = "FILE", conflicts_with = "target")]
     pub(crate) config: Option<PathBuf>,
-    /// Address to listen on: host:port, [v6]:port or the directory of a Unix socket [default: 127.0.0.1:6432]
+    /// Address to listen on: host:port, or the directory of a Unix socket (default: 127.0.0.1:6432)
     #[arg(short, long, value_name = "ADDRESS")]
     pub(crate) listen: Vec<String>,
-    /// Servers per pool [default: 20, or fewer if the server has not that many slots]
+    /// Servers per pool (default: 20, or fewer if the server has not that many slots)
     #[arg(long, value_name = "N")]
     pub(crate) pool_size: Option<u32>,
-    /// When a server goes back to the pool [default: transaction]
+    /// When a server goes back to the pool (default: transaction)
     #[arg(long, value_name = "MODE")]
     pub(crate) pool_mode: Option<Mode>,
-    /// I/O threads [default: 1]
+    /// I/O threads (default: 1)
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<u32>,
     /// Log errors only

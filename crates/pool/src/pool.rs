@@ -114,11 +114,12 @@ impl<S, W> Pool<S, W> {
 
     /// A server for `client`: the most recently used one, or among the last few the one that `prefer` likes.
     pub fn checkout(&mut self, client: W, now: Instant, prefer: impl Fn(&S) -> bool) -> Checkout<S> {
-        if !self.paused && self.queue.len() == 0 {
-            if let Some(server) = self.take_idle(prefer) {
-                self.linked += 1;
-                return Checkout::Server(server);
-            }
+        if !self.paused
+            && self.queue.len() == 0
+            && let Some(server) = self.take_idle(prefer)
+        {
+            self.linked += 1;
+            return Checkout::Server(server);
         }
         Checkout::Wait(self.queue.push(Waiter { client, since: now }))
     }

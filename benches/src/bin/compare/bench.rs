@@ -90,7 +90,7 @@ pub(crate) fn measure_once(
     paired: &mut Paired,
 ) -> io::Result<()> {
     let mut named = |p: &Pooler| measure(p).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", p.name)));
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let ours = named(&pair.ours)?;
         paired.push(ours, named(&pair.theirs)?);
     } else {

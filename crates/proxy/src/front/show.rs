@@ -76,7 +76,7 @@ impl Front {
 }
 
 fn log_stats(state: &State, totals: &HashMap<String, Stats>, period: Duration) {
-    let sum = |of: &HashMap<String, Stats>| of.values().fold(Stats::default(), |sum, s| add(sum, s));
+    let sum = |of: &HashMap<String, Stats>| of.values().fold(Stats::default(), add);
     let a = averages(&sum(&state.stats.newer), &sum(totals), period);
     info!(
         "stats: {} xacts/s, {} queries/s, {} client parses/s, {} server parses/s, {} binds/s, {} client logins/s, \

@@ -1,5 +1,8 @@
 //! A client's task: wait for readiness, a grant or an order; apply; flush. Everything it decides, the session decides.
 
+mod end;
+mod welcome;
+
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -7,38 +10,25 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use pgsluice_pool::{Checkout, PoolId, Ticket};
-use pgsluice_session::{AfterLoss, Ctx, Params, Pooling, Refusal, Session, Want};
-use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
+use pgsluice_session::{AfterLoss, Ctx, Refusal, Session, Want};
+use pgsluice_wire::{BackendWriter, Report, Severity};
 use tokio::io::ReadBuf;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use end::End;
+
 use super::conn::{Idle, Linked};
 use super::slot::{Doing, Grant, Slot};
-use super::{PoolState, State, WELCOMES_MAX, Worker};
+use super::{PoolState, State, Worker};
 use crate::buffer::Buffer;
-use crate::message::{NewClient, ToFront};
+use crate::message::NewClient;
 use crate::net::Stream;
 
 /// Bytes that may wait for a side that does not take them before the other side is read no more.
 const OUTBOX_MAX: usize = 64 << 10;
 /// Bytes that are read ahead from a client that waits.
 const AHEAD_MAX: usize = 64 << 10;
-/// Longest application_name, in bytes; PostgreSQL's `NAMEDATALEN` less one.
-const APPLICATION_NAME_MAX: usize = 63;
-
-/// How a session ends.
-#[derive(Debug)]
-enum End {
-    /// The client said Terminate.
-    Terminated,
-    /// The client hung up.
-    Vanished,
-    /// We end it, and say why.
-    Refused(Refusal),
-    /// The last word has been written already.
-    Told(&'static str),
-}
 
 /// Where the session is.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,11 +97,11 @@ impl Client {
             if !self.hold && self.outbox.poll_flush(&mut self.stream, cx).is_ready_err() {
                 return Err(End::Vanished);
             }
-            if let Some(link) = &mut self.link {
-                if link.conn.outbox.poll_flush(&mut link.conn.stream, cx).is_ready_err() {
-                    self.lose_server(state, Refusal::ServerLost, cx)?;
-                    progress = true;
-                }
+            if let Some(link) = &mut self.link
+                && link.conn.outbox.poll_flush(&mut link.conn.stream, cx).is_ready_err()
+            {
+                self.lose_server(state, Refusal::ServerLost, cx)?;
+                progress = true;
             }
             if self.link.is_some() && (self.hold || self.outbox.len() < OUTBOX_MAX) {
                 progress |= self.read_server(state, cx)?;
@@ -177,11 +167,12 @@ impl Client {
     }
 
     fn cancel(&mut self, state: &mut State, asker: oneshot::Sender<()>, cx: &mut Context<'_>) -> Result<(), End> {
-        if let Block::Queue(ticket) = self.block {
-            if self.phase == Phase::Open && state.pool(self.pool).pool.leave(ticket) {
-                self.block = Block::None;
-                return self.refuse(state, Refusal::Canceled, cx);
-            }
+        if let Block::Queue(ticket) = self.block
+            && self.phase == Phase::Open
+            && state.pool(self.pool).pool.leave(ticket)
+        {
+            self.block = Block::None;
+            return self.refuse(state, Refusal::Canceled, cx);
         }
         if let Some(Linked { conn, server }) = &mut self.link
             && !server.is_ready()
@@ -198,55 +189,6 @@ impl Client {
             Phase::Welcome => self.welcome(state, cx),
             Phase::Open => self.process_inbox(state, cx),
         }
-    }
-
-    /// Tells the client what PostgreSQL would have: from memory, or from a server that was brought to its settings.
-    fn welcome(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
-        let settings = self.session.settings().clone();
-        let name = settings.get("application_name").filter(|n| is_plain(n)).map(str::to_owned);
-        let key = if name.is_some() { settings.without("application_name") } else { (*settings).clone() };
-        if let Some(params) = state.pool(self.pool).welcomes.get(&key) {
-            let params = params.clone();
-            return self.open(state, &params, name.as_deref(), cx);
-        }
-        let Some(Linked { conn, server }) = &mut self.link else {
-            return if self.checkout(state)? { self.welcome(state, cx) } else { Ok(()) };
-        };
-        if !server.is_replaying() && !std::sync::Arc::ptr_eq(server.settings(), &settings) {
-            self.session.replay(server, conn.outbox.tail());
-        }
-        if server.is_replaying() {
-            self.block = Block::Server;
-            return Ok(());
-        }
-        let params = server.params().clone();
-        let welcomes = &mut state.pool(self.pool).welcomes;
-        if welcomes.len() >= WELCOMES_MAX {
-            welcomes.clear();
-        }
-        welcomes.insert(key, params.clone());
-        self.open(state, &params, name.as_deref(), cx)
-    }
-
-    fn open(
-        &mut self,
-        state: &mut State,
-        params: &Params,
-        name: Option<&str>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), End> {
-        let out = self.outbox.tail();
-        for (param, value) in params.iter() {
-            let value = name.filter(|_| param == "application_name").unwrap_or(value);
-            BackendWriter(out).parameter_status(param.as_bytes(), value.as_bytes());
-        }
-        BackendWriter(out).key_data(self.slot.pid, self.slot.secret);
-        BackendWriter(out).ready(TxStatus::Idle);
-        self.phase = Phase::Open;
-        self.hold = false;
-        self.block = Block::None;
-        self.release_if_done(state);
-        self.process_inbox(state, cx)
     }
 
     /// A server now (`true`), or a place in the queue.
@@ -543,54 +485,6 @@ impl Client {
             self.worker.lose(self.pool, *link.conn);
         }
     }
-
-    fn finish(&mut self, state: &mut State, end: &End) {
-        if let Block::Queue(ticket) = self.block {
-            state.pool(self.pool).pool.leave(ticket);
-        }
-        if let Some(Grant::Server(idle)) = self.slot.grant.take() {
-            let now = state.now;
-            self.worker.place(state, self.pool, idle, true, now);
-        }
-        self.slot.link.borrow_mut().take();
-        let mid_message = self.session.is_mid_message();
-        if let Some(link) = self.link.take() {
-            if mid_message && !matches!(end, End::Terminated) {
-                self.abandon(state, link);
-            } else {
-                let reset = self.session.pooling() == Pooling::Session;
-                self.worker.recover(state, self.pool, link, reset);
-            }
-        }
-        if let End::Refused(refusal) = end {
-            refusal.write(Severity::Fatal, self.outbox.tail());
-        }
-        // One attempt: whoever does not read does not get the last word.
-        let _ = self.stream.try_write(self.outbox.as_slice());
-        state.clients.remove(&self.slot.pid);
-        let entry = state.pool(self.pool);
-        entry.clients -= 1;
-        if entry.spec.log_disconnections {
-            let reason = match end {
-                End::Terminated => "client said Terminate".to_owned(),
-                End::Vanished => "client hung up".to_owned(),
-                End::Refused(refusal) => refusal.to_string(),
-                End::Told(why) => (*why).to_owned(),
-            };
-            info!(client = self.slot.id, user = %self.slot.user, database = %entry.spec.database, %reason, "client gone");
-        }
-        self.worker.tell(ToFront::ClientGone { pid: self.slot.pid });
-    }
-
-    /// Half a message has gone to the server: nothing can follow it. What may run there is cancelled.
-    fn abandon(&mut self, state: &mut State, mut link: Linked) {
-        let spec = state.pool(self.pool).spec.clone();
-        if link.server.owes() {
-            self.worker.send_cancel(&mut link.conn, &mut link.server, &spec, None);
-        }
-        state.pool(self.pool).pool.lose();
-        self.worker.lose(self.pool, *link.conn);
-    }
 }
 
 impl Future for Client {
@@ -630,9 +524,4 @@ fn poll_read(stream: &mut Stream, scratch: &mut [u8], cx: &mut Context<'_>) -> P
 
 fn micros(d: std::time::Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Would PostgreSQL report this application_name as it is?
-fn is_plain(name: &str) -> bool {
-    name.len() <= APPLICATION_NAME_MAX && name.bytes().all(|b| (b' '..=b'~').contains(&b))
 }

@@ -1,0 +1,74 @@
+//! The end of a session: what it held goes back, and what is to be said is said.
+
+use pgsluice_session::{Pooling, Refusal};
+use pgsluice_wire::Severity;
+use tracing::info;
+
+use super::{Block, Client};
+use crate::message::ToFront;
+use crate::worker::State;
+use crate::worker::conn::Linked;
+use crate::worker::slot::Grant;
+
+/// How a session ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client said Terminate.
+    Terminated,
+    /// The client hung up.
+    Vanished,
+    /// We end it, and say why.
+    Refused(Refusal),
+    /// The last word has been written already.
+    Told(&'static str),
+}
+
+impl Client {
+    pub(super) fn finish(&mut self, state: &mut State, end: &End) {
+        if let Block::Queue(ticket) = self.block {
+            state.pool(self.pool).pool.leave(ticket);
+        }
+        if let Some(Grant::Server(idle)) = self.slot.grant.take() {
+            let now = state.now;
+            self.worker.place(state, self.pool, idle, true, now);
+        }
+        self.slot.link.borrow_mut().take();
+        let mid_message = self.session.is_mid_message();
+        if let Some(link) = self.link.take() {
+            if mid_message && !matches!(end, End::Terminated) {
+                self.abandon(state, link);
+            } else {
+                let reset = self.session.pooling() == Pooling::Session;
+                self.worker.recover(state, self.pool, link, reset);
+            }
+        }
+        if let End::Refused(refusal) = end {
+            refusal.write(Severity::Fatal, self.outbox.tail());
+        }
+        // One attempt: whoever does not read does not get the last word.
+        let _ = self.stream.try_write(self.outbox.as_slice());
+        state.clients.remove(&self.slot.pid);
+        let entry = state.pool(self.pool);
+        entry.clients -= 1;
+        if entry.spec.log_disconnections {
+            let reason = match end {
+                End::Terminated => "client said Terminate".to_owned(),
+                End::Vanished => "client hung up".to_owned(),
+                End::Refused(refusal) => refusal.to_string(),
+                End::Told(why) => (*why).to_owned(),
+            };
+            info!(client = self.slot.id, user = %self.slot.user, database = %entry.spec.database, %reason, "client gone");
+        }
+        self.worker.tell(ToFront::ClientGone { pid: self.slot.pid });
+    }
+
+    /// Half a message has gone to the server: nothing can follow it. What may run there is cancelled.
+    fn abandon(&mut self, state: &mut State, mut link: Linked) {
+        let spec = state.pool(self.pool).spec.clone();
+        if link.server.owes() {
+            self.worker.send_cancel(&mut link.conn, &mut link.server, &spec, None);
+        }
+        state.pool(self.pool).pool.lose();
+        self.worker.lose(self.pool, *link.conn);
+    }
+}

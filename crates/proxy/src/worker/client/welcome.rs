@@ -1,0 +1,70 @@
+//! The first word to a client: the parameters that PostgreSQL would have reported, under the client's own settings.
+
+use std::task::Context;
+
+use pgsluice_session::Params;
+use pgsluice_wire::{BackendWriter, TxStatus};
+
+use super::end::End;
+use super::{Block, Client, Phase};
+use crate::worker::conn::Linked;
+use crate::worker::{State, WELCOMES_MAX};
+
+/// Longest application_name, in bytes; PostgreSQL's `NAMEDATALEN` less one.
+const APPLICATION_NAME_MAX: usize = 63;
+
+impl Client {
+    /// Tells the client what PostgreSQL would have: from memory, or from a server that was brought to its settings.
+    pub(super) fn welcome(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+        let settings = self.session.settings().clone();
+        let name = settings.get("application_name").filter(|n| is_plain(n)).map(str::to_owned);
+        let key = if name.is_some() { settings.without("application_name") } else { (*settings).clone() };
+        if let Some(params) = state.pool(self.pool).welcomes.get(&key) {
+            let params = params.clone();
+            return self.open(state, &params, name.as_deref(), cx);
+        }
+        let Some(Linked { conn, server }) = &mut self.link else {
+            return if self.checkout(state)? { self.welcome(state, cx) } else { Ok(()) };
+        };
+        if !server.is_replaying() && !std::sync::Arc::ptr_eq(server.settings(), &settings) {
+            self.session.replay(server, conn.outbox.tail());
+        }
+        if server.is_replaying() {
+            self.block = Block::Server;
+            return Ok(());
+        }
+        let params = server.params().clone();
+        let welcomes = &mut state.pool(self.pool).welcomes;
+        if welcomes.len() >= WELCOMES_MAX {
+            welcomes.clear();
+        }
+        welcomes.insert(key, params.clone());
+        self.open(state, &params, name.as_deref(), cx)
+    }
+
+    fn open(
+        &mut self,
+        state: &mut State,
+        params: &Params,
+        name: Option<&str>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
+        let out = self.outbox.tail();
+        for (param, value) in params.iter() {
+            let value = name.filter(|_| param == "application_name").unwrap_or(value);
+            BackendWriter(out).parameter_status(param.as_bytes(), value.as_bytes());
+        }
+        BackendWriter(out).key_data(self.slot.pid, self.slot.secret);
+        BackendWriter(out).ready(TxStatus::Idle);
+        self.phase = Phase::Open;
+        self.hold = false;
+        self.block = Block::None;
+        self.release_if_done(state);
+        self.process_inbox(state, cx)
+    }
+}
+
+/// Would PostgreSQL report this application_name as it is?
+fn is_plain(name: &str) -> bool {
+    name.len() <= APPLICATION_NAME_MAX && name.bytes().all(|b| (b' '..=b'~').contains(&b))
+}
