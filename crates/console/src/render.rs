@@ -1,4 +1,4 @@
-//! Snapshots as tables: one function per subject, cells in the order of [`crate::columns`].
+//! Snapshots as tables: one function per subject, cells in the order of [`crate::columns()`].
 
 use pgsluice_wire::Column;
 

@@ -1,5 +1,5 @@
 //! What the pooler knows about itself at one moment, in plain structs with natural types: the input of
-//! [`crate::render`]. Whoever owns pools and connections fills it in; formatting is the console's business.
+//! [`crate::render()`]. Whoever owns pools and connections fills it in; formatting is the console's business.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,5 +1,5 @@
 //! Values of cells: from natural types to PostgreSQL's text form, and from the text form to the binary one. Only the
-//! types of [`crate::columns`] exist.
+//! types of [`crate::columns()`] exist.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -323,10 +323,6 @@ impl Server {
                 self.unnamed = Some(NOBODYS);
             }
             Owed::HiddenParse(None) | Owed::HiddenClose(None) => self.unnamed = Some(NOBODYS),
-            Owed::HiddenQuery => {
-                self.hidden_cycles -= 1;
-                self.unnamed = Some(NOBODYS);
-            }
             _ => {}
         }
         if let Some(session) = session {

@@ -19,6 +19,8 @@ use crate::statement::{GUARD, Names, RESERVED_PREFIX, Statement};
 const PARSE_MAX: usize = 64 << 20;
 /// Longest pair of names in a Bind, and longest Describe or Close, in bytes.
 const NAMES_MAX: usize = 16 << 10;
+/// Front of a Query or Parse that is waited for before any of it is passed on, in bytes: longer than a DEALLOCATE.
+const FRONT_MAX: usize = 256;
 /// Longest unnamed statement that is kept for another server, in bytes.
 const UNNAMED_MAX: usize = 64 << 10;
 /// Responses owed before unnamed statements that were replaced are not kept any more for the case of an error.
@@ -469,6 +471,9 @@ impl Session {
         }
         match tag {
             frontend::QUERY => {
+                if message.is_hardly_begun() {
+                    return Ok(Step::Blocked(Want::More));
+                }
                 if forgets(message.body()) {
                     self.hold = Hold::Now;
                 }
@@ -554,7 +559,7 @@ impl Session {
 
     fn parse(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         match message.body().first() {
-            None if message.head.body_len > 0 => Ok(Step::Blocked(Want::More)),
+            _ if message.is_hardly_begun() => Ok(Step::Blocked(Want::More)),
             Some(0) => Ok(self.parse_unnamed(message, server, ctx)),
             _ if self.max_prepared == 0 => {
                 server.owe(Owed::ParsePassed);
@@ -788,6 +793,11 @@ impl<'a> Message<'a> {
 
     fn missing(&self) -> usize {
         self.at + self.head.total() - self.end
+    }
+
+    /// Is too little of it here to tell what it is about?
+    fn is_hardly_begun(&self) -> bool {
+        self.missing() > 0 && self.body().len() < FRONT_MAX
     }
 
     /// The body, whole; `None` while it is not.

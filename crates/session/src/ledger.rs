@@ -251,6 +251,12 @@ impl Ledger {
     /// CopyInResponse came for the front: Syncs sent ahead of the end of the data are read in copy mode, where PostgreSQL
     /// ignores them (`CopyGetData` in `src/backend/commands/copyfromparse.c`). Is the end of the data still to be sent?
     pub(crate) fn begin_copy_in(&mut self) -> bool {
+        if let Some(Owed::Query(replaced)) = self.owed.front_mut()
+            && replaced.take().is_some()
+        {
+            // It runs, so nothing in front of it failed.
+            self.settle(&Owed::Query(Some(Vec::new())));
+        }
         let mut copying = true;
         self.owed.retain(|owed| {
             let read_in_copy_mode = copying && matches!(owed, Owed::Sync | Owed::CopyData | Owed::CopyEnd);
