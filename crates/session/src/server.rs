@@ -266,19 +266,27 @@ impl Server {
             FrontendWriter(out).copy_fail(b"client disconnected");
         }
         let ends_by_itself = self.ledger.has_ready_ahead() || (self.ready && self.ledger.is_empty());
-        match () {
-            () if ends_by_itself && self.ledger.is_empty() => return self.clean_when_ready(out),
-            () if ends_by_itself => {}
-            // Whether it fails, or wants the data of a COPY, decides what can be said next.
-            () if !self.ledger.is_empty() => FrontendWriter(out).bare(frontend::FLUSH),
-            () if self.ledger.is_skipping() => {
-                FrontendWriter(out).bare(frontend::SYNC);
-                self.owe_hidden_cycle(Owed::HiddenSync);
-            }
-            // A Sync would commit what the client has not: PostgreSQL rolls it back when a client vanishes.
-            () => self.hidden_query("ROLLBACK", out),
+        if ends_by_itself && self.ledger.is_empty() {
+            return self.clean_when_ready(out);
+        }
+        if !ends_by_itself {
+            self.end_batch(out);
         }
         Cleanup::Wait
+    }
+
+    /// Ends what the client began and cannot end any more.
+    fn end_batch(&mut self, out: &mut Vec<u8>) {
+        if !self.ledger.is_empty() {
+            // Whether it fails, or wants the data of a COPY, decides what can be said next.
+            FrontendWriter(out).bare(frontend::FLUSH);
+        } else if self.ledger.is_skipping() {
+            FrontendWriter(out).bare(frontend::SYNC);
+            self.owe_hidden_cycle(Owed::HiddenSync);
+        } else {
+            // A Sync would commit what the client has not: PostgreSQL rolls it back when a client vanishes.
+            self.hidden_query("ROLLBACK", out);
+        }
     }
 
     fn clean_when_ready(&mut self, out: &mut Vec<u8>) -> Cleanup {
