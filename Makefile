@@ -20,7 +20,7 @@ lint: ## formatting, clippy and documentation, all without a warning
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 
-bench: ## CPU and memory side by side with PgBouncer (BENCH_ARGS=--quick for a minute); see docs/performance.md
+bench: ## CPU and memory side by side with PgBouncer (BENCH_ARGS=--quick for a short run); see docs/performance.md
 	@. scripts/packages.sh; command -v pgbouncer >/dev/null || [ -n "$$PGBOUNCER_BIN" ] || install_packages pgbouncer
 	$(CARGO) build --release -p pgsluice -p pgsluice-benches
 	@"$${CARGO_TARGET_DIR:-target}/release/compare" $(BENCH_ARGS)

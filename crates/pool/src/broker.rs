@@ -12,6 +12,9 @@ use crate::pool::ShedTo;
 /// First pause after a failed login.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 
+/// How long clients of a worker without a server wait before another worker's clients let them have one.
+const TURN: Duration = Duration::from_millis(100);
+
 /// A PostgreSQL: one host and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClusterId(pub usize);
@@ -296,6 +299,8 @@ impl Broker {
         shares[to].arriving = shares[to].arriving.saturating_sub(1);
         shares[to].open += 1;
         shares[to].demand = shares[to].demand.saturating_sub(1);
+        // It has had its turn; how long the others wait is reported with the next tick.
+        shares[to].oldest = None;
         self.plan(entry_cluster(&self.pools, pool), now);
     }
 
@@ -327,8 +332,10 @@ impl Broker {
         loop {
             let mut wanting = self.wanting(cluster);
             // Max-min: the pool with the fewest servers comes first.
-            wanting
-                .sort_by_key(|&(pool, worker)| (self.pools[pool].settled(), self.pools[pool].shares[worker].settled()));
+            wanting.sort_by_key(|&(pool, worker)| {
+                let share = &self.pools[pool].shares[worker];
+                (self.pools[pool].settled(), share.settled(), share.oldest.is_none(), share.oldest)
+            });
             if !wanting.into_iter().any(|(pool, worker)| self.serve(pool, worker, now)) {
                 break;
             }
@@ -375,8 +382,8 @@ impl Broker {
                 self.order(pool, worker);
                 true
             }
-            Obstacle::Size => self.balance(pool, worker),
-            Obstacle::Shared(_) if self.balance(pool, worker) => true,
+            Obstacle::Size => self.balance(pool, worker, now),
+            Obstacle::Shared(_) if self.balance(pool, worker, now) => true,
             Obstacle::Shared(scope) => {
                 // What is being given up already is for those who wait already.
                 let cluster = self.pools[pool].cluster;
@@ -430,13 +437,16 @@ impl Broker {
         }
     }
 
-    /// The pool is full: another worker gives one up, if it has two more, or no use for it.
-    fn balance(&mut self, pool: usize, worker: usize) -> bool {
+    /// The pool is full: another worker gives one up, if it has two more, or no use for it, or has had its
+    /// turn while this one has none at all.
+    fn balance(&mut self, pool: usize, worker: usize, now: Instant) -> bool {
         let shares = &self.pools[pool].shares;
         let mine = shares[worker].settled();
+        let starves =
+            mine == 0 && shares[worker].oldest.is_some_and(|since| now.saturating_duration_since(since) >= TURN);
         let rich = shares.iter().enumerate().filter(|&(w, s)| {
             let left = s.open.saturating_sub(s.shedding);
-            w != worker && left > 0 && (s.demand == 0 || left > mine + 1)
+            w != worker && left > 0 && (s.demand == 0 || left > mine + 1 || starves)
         });
         let Some((from, _)) = rich.max_by_key(|(_, s)| (s.demand == 0, s.open.saturating_sub(s.shedding))) else {
             return false;

@@ -21,6 +21,8 @@ const PARSE_MAX: usize = 64 << 20;
 const NAMES_MAX: usize = 16 << 10;
 /// Front of a Query or Parse that is waited for before any of it is passed on, in bytes: longer than a DEALLOCATE.
 const FRONT_MAX: usize = 256;
+/// A Close of the unnamed portal.
+const CLOSE_UNNAMED_PORTAL: [u8; 7] = *b"C\0\0\0\x06P\0";
 /// Longest unnamed statement that is kept for another server, in bytes.
 const UNNAMED_MAX: usize = 64 << 10;
 /// Responses owed before unnamed statements that were replaced are not kept any more for the case of an error.
@@ -297,6 +299,11 @@ impl Session {
         let mut open = !server.ready && server.ledger.is_empty();
         let mut undone = Vec::new();
         while let Some(owed) = server.ledger.pop() {
+            if owed.is_hidden() {
+                // The client knows nothing of it, and what it was for is still to be answered.
+                undone.push(owed);
+                continue;
+            }
             let ends = owed.ends_with_ready();
             if !failed {
                 why.write(Severity::Error, reply);
@@ -507,6 +514,7 @@ impl Session {
             frontend::BIND => return self.bind(message, server, ctx),
             frontend::DESCRIBE => return self.describe(message, server, ctx),
             frontend::CLOSE => return self.close(message, server, ctx),
+            frontend::FLUSH => ctx.plan.flush_due = true,
             _ => {}
         }
         Ok(self.pass(message, ctx))
@@ -536,8 +544,12 @@ impl Session {
         self.forget_name(name);
         self.unnamed.forget();
         BackendWriter(&mut ctx.plan.reply).command_complete("DEALLOCATE");
-        // Like a Query, a Sync ends what was begun without one; and its ReadyForQuery is the server's to give.
-        ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::SYNC));
+        // A Query closes the unnamed portal, and ends what was begun without a Sync; ReadyForQuery is the server's to give.
+        ctx.plan.insert(|out| {
+            out.extend(CLOSE_UNNAMED_PORTAL);
+            FrontendWriter(out).bare(frontend::SYNC);
+        });
+        server.owe(Owed::HiddenClose(None));
         server.owe(Owed::Sync);
         Some(Step::Taken)
     }

@@ -18,6 +18,8 @@ pub struct Plan {
     own: Vec<u8>,
     /// Bytes of our own for the peer that sent the input.
     pub reply: Vec<u8>,
+    /// The client asked for a Flush: what is answered so far is not to wait for what follows.
+    pub flush_due: bool,
 }
 
 impl Plan {
@@ -26,6 +28,7 @@ impl Plan {
         self.pieces.clear();
         self.own.clear();
         self.reply.clear();
+        self.flush_due = false;
     }
 
     /// Is there nothing to forward?

@@ -177,6 +177,16 @@ impl Server {
         self.ready
     }
 
+    /// Has its client been sent a part of a message only?
+    pub fn is_mid_reply(&self) -> bool {
+        self.rest.left > 0 && self.rest.shown
+    }
+
+    /// Whatever it was brought to did not go well: all of it is reset before it is lent again.
+    pub fn distrust_settings(&mut self) {
+        self.residue.settings = true;
+    }
+
     /// Does it owe any answer?
     pub fn owes(&self) -> bool {
         !self.ledger.is_empty()

@@ -27,7 +27,7 @@ use bench::Bench;
 /// taken pair by pair, so that a change of the machine's speed during the run falls out of them.
 #[derive(Parser)]
 struct Options {
-    /// A first impression in about a minute.
+    /// A first impression in a little over a minute.
     #[arg(long)]
     quick: bool,
     /// Pairs of measurements per row.
@@ -53,7 +53,7 @@ impl Options {
     }
 
     fn duration(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.5 } else { 1.0 }))
+        Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.3 } else { 1.0 }))
     }
 }
 

@@ -173,7 +173,8 @@ impl Front {
         if new { Ok(()) } else { Err(Failure::AlreadyPaused) }
     }
 
-    fn set_minimums(&self, state: &mut super::State) {
+    /// What is paused keeps no minimum.
+    pub(super) fn set_minimums(&self, state: &mut super::State) {
         for index in 0..state.pools.len() {
             let spec = state.pools[index].spec.clone();
             let mut limits = spec.limits.clone();

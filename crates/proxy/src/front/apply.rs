@@ -88,7 +88,7 @@ impl Front {
         entry.failed = None;
         entry.spec = spec.clone();
         let epoch = entry.epoch;
-        state.broker.configure_pool(spec.id, spec.limits.clone());
+        self.set_minimums(&mut state);
         self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch });
     }
 }

@@ -225,6 +225,7 @@ impl Front {
 
     async fn serve(self: Rc<Self>, mut mailbox: mpsc::UnboundedReceiver<ToFront>) -> Result<(), StartError> {
         let listeners = listen::bind(&self.config())?;
+        spawn_local(self.clone().watch_signals());
         self.know_clusters();
         self.wait_for_limits().await;
         for listener in listeners {
@@ -232,7 +233,6 @@ impl Front {
             let front = self.clone();
             self.shutdown.keep(spawn_local(async move { front.accept(listener).await }));
         }
-        spawn_local(self.clone().watch_signals());
         spawn_local(self.clone().keep_stats());
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -328,6 +328,7 @@ impl Front {
         state.by_name.insert(key, id);
         state.pools.push(PoolEntry { spec: spec.clone(), epoch: 0, failed: None });
         self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch: 0 });
+        self.set_minimums(&mut state);
         if state.paused_all || state.paused.contains(database) {
             self.tell_all(|| ToWorker::Pause {
                 database: Some(database.to_owned()),

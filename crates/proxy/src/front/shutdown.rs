@@ -104,12 +104,16 @@ impl Front {
         spawn_local(async move {
             let all = async {
                 for over in waits {
-                    let _ = over.await;
+                    over.await?;
                 }
+                Ok::<_, oneshot::error::RecvError>(())
             };
             let limit = if limit.is_zero() { Duration::MAX / 4 } else { limit };
-            if tokio::time::timeout(limit.min(Duration::from_secs(365 * 86_400)), all).await.is_err() {
-                warn!("shutdown_timeout is over: ending with work unfinished");
+            match tokio::time::timeout(limit.min(Duration::from_secs(365 * 86_400)), all).await {
+                // A stricter order has taken the place of this one, and will end it.
+                Ok(Err(_)) => return,
+                Ok(Ok(())) => {}
+                Err(_) => warn!("shutdown_timeout is over: ending with work unfinished"),
             }
             self.shutdown.end();
         });

@@ -87,7 +87,7 @@ impl Idle {
 
     pub(crate) fn is_old(&self, epoch: u64, lifetime: std::time::Duration, now: Instant) -> bool {
         let info = &self.conn.live.info;
-        info.epoch < epoch || now.saturating_duration_since(info.since) >= lifetime
+        info.epoch < epoch || !lifetime.is_zero() && now.saturating_duration_since(info.since) >= lifetime
     }
 
     /// Reads what it sent while nobody asked. Is it still alive and fit? Costs no system call if it sent nothing.

@@ -208,7 +208,8 @@ impl Worker {
         let draining = state.draining == Some(Drain::Servers);
         let entry = state.pool(pool);
         let timeouts = &entry.spec.timeouts;
-        if draining || idle.is_old(entry.epoch, timeouts.server_lifetime, now) {
+        let used_up = was_linked && timeouts.server_lifetime.is_zero();
+        if draining || used_up || idle.is_old(entry.epoch, timeouts.server_lifetime, now) {
             idle.server.set_close_needed();
             if was_linked {
                 entry.pool.lose();

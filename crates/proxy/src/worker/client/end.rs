@@ -34,6 +34,7 @@ impl Client {
         }
         self.slot.link.borrow_mut().take();
         let mid_message = self.session.is_mid_message();
+        let mid_reply = self.link.as_ref().is_some_and(|l| l.server.is_mid_reply());
         if let Some(link) = self.link.take() {
             if mid_message && !matches!(end, End::Terminated) {
                 self.abandon(state, link);
@@ -42,7 +43,10 @@ impl Client {
                 self.worker.recover(state, self.pool, link, reset);
             }
         }
-        if let End::Refused(refusal) = end {
+        // In the middle of a message our word would be read as a part of it.
+        if let End::Refused(refusal) = end
+            && !mid_reply
+        {
             refusal.write(Severity::Fatal, self.outbox.tail());
         }
         // One attempt: whoever does not read does not get the last word.

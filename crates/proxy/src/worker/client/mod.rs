@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use pgsluice_pool::{Checkout, PoolId, Ticket};
 use pgsluice_session::{AfterLoss, Ctx, Refusal, Session, Want};
-use pgsluice_wire::{BackendWriter, Report, Severity};
+use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
 use tokio::io::ReadBuf;
 use tokio::sync::oneshot;
 use tracing::info;
@@ -107,6 +107,10 @@ impl Client {
                 progress |= self.read_server(state, cx)?;
             }
             progress |= self.read_client(state, cx)?;
+            if self.phase == Phase::Open {
+                // The server may have been done before the client's last message was through, or the outbox empty.
+                self.release_if_done(state);
+            }
             if !progress {
                 return Ok(());
             }
@@ -228,9 +232,13 @@ impl Client {
 
     /// The server goes back if the session is done with it.
     fn release_if_done(&mut self, state: &mut State) {
-        let done = self.link.as_ref().is_some_and(|l| self.session.can_release(&l.server) && l.conn.outbox.is_empty());
+        let clear = |l: &Linked| l.conn.inbox.is_empty() && l.conn.outbox.is_empty();
+        // What waits for the server's progress is its client's next message: that comes first.
+        let done = self.block == Block::None
+            && self.link.as_ref().is_some_and(|l| self.session.can_release(&l.server) && clear(l));
         if done && let Some(link) = self.link.take() {
             let now = state.now;
+            self.hold = false;
             self.slot.link.borrow_mut().take();
             self.slot.set_doing(Doing::Idle, now);
             self.slot.statements.set(self.session.statement_count());
@@ -267,6 +275,7 @@ impl Client {
             let mut plan = std::mem::take(&mut state.plan);
             plan.clear();
             let was_ready = self.link.as_ref().is_none_or(|l| l.server.is_ready());
+            let was_outside = self.link.as_ref().is_none_or(|l| l.server.tx() == TxStatus::Idle);
             let progress = {
                 let State { pools, registry, .. } = &mut *state;
                 let counters = &mut pools[self.pool.0].as_mut().expect("the pool of a client is known").counters;
@@ -277,6 +286,9 @@ impl Client {
             state.plan = plan;
             if was_ready && self.link.as_ref().is_some_and(|l| !l.server.is_ready()) {
                 self.slot.set_doing(Doing::Active, state.now);
+                if was_outside {
+                    self.slot.linked_since.set(state.now);
+                }
             }
             let progress = progress.map_err(|v| End::Refused(v.into()))?;
             at += progress.consumed;
@@ -304,6 +316,9 @@ impl Client {
             self.outbox.push(&plan.reply);
             // An answer of ours need not go out alone where the server's follows.
             self.hold = self.link.as_ref().is_some_and(|l| l.server.owes());
+        }
+        if plan.flush_due {
+            self.hold = false;
         }
         if plan.is_empty() {
             return Ok(true);
@@ -407,7 +422,8 @@ impl Client {
             let now = state.now;
             let ran = micros(now.saturating_duration_since(self.slot.since.get()));
             state.pool(self.pool).stats.query_time_us += ran;
-            self.slot.set_doing(Doing::IdleInTransaction, now);
+            let outside = server.tx() == TxStatus::Idle;
+            self.slot.set_doing(if outside { Doing::Idle } else { Doing::IdleInTransaction }, now);
         }
         if self.session.breaks_statement_pooling(server) {
             state.plan = plan;
@@ -444,7 +460,7 @@ impl Client {
             && let Some(body) = server.take_own_error()
         {
             let refusal = Report::read(&body).map_or(Refusal::ServerLost, Refusal::from_report);
-            self.drop_server(state);
+            self.take_back(state);
             return self.refuse(state, refusal, cx);
         }
         match (&self.phase, &self.block) {
@@ -477,12 +493,13 @@ impl Client {
         self.process_inbox(state, cx)
     }
 
-    /// The server is not fit to go on with.
-    fn drop_server(&mut self, state: &mut State) {
-        if let Some(link) = self.link.take() {
+    /// The server did not take the client's settings: it is put right without the client.
+    fn take_back(&mut self, state: &mut State) {
+        if let Some(mut link) = self.link.take() {
             self.slot.link.borrow_mut().take();
-            state.pool(self.pool).pool.lose();
-            self.worker.lose(self.pool, *link.conn);
+            self.block = Block::None;
+            link.server.distrust_settings();
+            self.worker.recover(state, self.pool, link, false);
         }
     }
 }
