@@ -47,9 +47,12 @@ impl Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        // A plain write costs the kernel less than a vector of one.
+        match (self, bufs) {
+            (Self::Tcp(s), [one]) => Pin::new(s).poll_write(cx, one),
+            (Self::Tcp(s), many) => Pin::new(s).poll_write_vectored(cx, many),
+            (Self::Unix(s), [one]) => Pin::new(s).poll_write(cx, one),
+            (Self::Unix(s), many) => Pin::new(s).poll_write_vectored(cx, many),
         }
     }
 
