@@ -1,0 +1,79 @@
+//! What one client sets is never another's, on one and the same server; and no worker's clients starve.
+
+use std::time::{Duration, Instant};
+
+use pgsluice_tests::pooler::Pooler;
+use pgsluice_tests::postgres::{APP, Postgres};
+use pgsluice_tests::wire::Raw;
+
+fn start(options: &[&str]) -> (Pooler, String) {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let pooler = Pooler::url(postgres, APP, &database, options);
+    (pooler, database)
+}
+
+#[test]
+fn what_one_client_sets_the_next_does_not_see() {
+    let (pooler, database) = start(&["--pool-size", "1"]);
+    let mut one = pooler.connect(APP, &database);
+    let mut other = pooler.connect(APP, &database);
+    let before = other.value("SHOW work_mem");
+    let pid = other.value("SELECT pg_backend_pid()");
+    for sql in [
+        "SET work_mem = '7MB'",
+        "SET app.tenant = 'mine'",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        "PREPARE mine AS SELECT 1",
+        "LISTEN mine",
+        "BEGIN; DECLARE mine CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+        "BEGIN; SET LOCAL work_mem = '8MB'; SET statement_timeout = 1234; COMMIT",
+    ] {
+        one.run(sql);
+        assert_eq!(other.value("SELECT pg_backend_pid()"), pid, "{sql}: the same server, so that there is something to see");
+        assert_eq!(other.value("SHOW work_mem"), before, "{sql}");
+        assert_eq!(other.value("SHOW statement_timeout"), "0", "{sql}");
+        assert_eq!(other.value("SELECT coalesce(current_setting('app.tenant', true), '')"), "", "{sql}");
+        assert_eq!(other.value("SHOW default_transaction_read_only"), "off", "{sql}");
+        let left = "SELECT (SELECT count(*) FROM pg_prepared_statements WHERE from_sql)
+            + (SELECT count(*) FROM pg_cursors WHERE is_holdable) + (SELECT count(*) FROM pg_listening_channels())";
+        assert_eq!(other.value(left), "0", "{sql}");
+    }
+}
+
+#[test]
+fn reported_settings_follow_their_client() {
+    let (pooler, database) = start(&["--pool-size", "1"]);
+    let zones = ["Europe/Rome", "Asia/Tokyo", "America/Lima"];
+    let mut clients: Vec<Raw> = zones.iter().map(|_| pooler.connect(APP, &database)).collect();
+    for (client, zone) in clients.iter_mut().zip(zones) {
+        client.run(&format!("SET TimeZone = '{zone}'"));
+    }
+    for _ in 0..5 {
+        for (client, zone) in clients.iter_mut().zip(zones) {
+            assert_eq!(client.value("SHOW TimeZone"), zone);
+        }
+    }
+}
+
+#[test]
+fn no_worker_starves_where_there_are_fewer_servers_than_workers() {
+    let (pooler, database) = start(&["--pool-size", "2", "--workers", "4"]);
+    let end = Instant::now() + Duration::from_secs(4);
+    let counts: Vec<u32> = std::thread::scope(|scope| {
+        let load = |_| {
+            let mut client = pooler.connect(APP, &database);
+            scope.spawn(move || {
+                let mut served = 0;
+                while Instant::now() < end {
+                    assert_eq!(client.value("SELECT 1"), "1");
+                    served += 1;
+                }
+                served
+            })
+        };
+        let threads: Vec<_> = (0..12).map(load).collect();
+        threads.into_iter().map(|t| t.join().expect("no client fails")).collect()
+    });
+    assert!(counts.iter().all(|&served| served >= 3), "somebody starves: {counts:?}");
+}
