@@ -30,7 +30,11 @@ fn what_one_client_sets_the_next_does_not_see() {
         "BEGIN; SET LOCAL work_mem = '8MB'; SET statement_timeout = 1234; COMMIT",
     ] {
         one.run(sql);
-        assert_eq!(other.value("SELECT pg_backend_pid()"), pid, "{sql}: the same server, so that there is something to see");
+        assert_eq!(
+            other.value("SELECT pg_backend_pid()"),
+            pid,
+            "{sql}: the same server, so that there is something to see"
+        );
         assert_eq!(other.value("SHOW work_mem"), before, "{sql}");
         assert_eq!(other.value("SHOW statement_timeout"), "0", "{sql}");
         assert_eq!(other.value("SELECT coalesce(current_setting('app.tenant', true), '')"), "", "{sql}");
