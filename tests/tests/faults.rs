@@ -286,3 +286,48 @@ fn violations_of_the_protocol_end_one_session_only() {
         assert_eq!(other.value("SELECT 1"), "1", "after {bytes:02x?}");
     }
 }
+
+#[test]
+fn clients_with_different_settings_share_one_server() {
+    let (pooler, database) = pooler("1");
+    let zones = ["UTC", "Asia/Tokyo", "Europe/Rome"];
+    let mut clients: Vec<_> = zones.iter().map(|_| pooler.connect(APP, &database)).collect();
+    for (client, zone) in clients.iter_mut().zip(zones) {
+        client.run(&format!("SET TimeZone = '{zone}'"));
+    }
+    for _ in 0..20 {
+        for client in &mut clients {
+            client.send(&m::query("SHOW TimeZone")).unwrap();
+        }
+        for (client, zone) in clients.iter_mut().zip(zones) {
+            let lines = show(&client.until_ready());
+            assert!(lines.contains(&format!("D {zone}")), "{lines:?}");
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_fails_in_the_middle_of_a_message_gives_its_server_back() {
+    let (pooler, database) = pooler("1");
+    let mut client = pooler.connect(APP, &database);
+    client.run("CREATE TABLE item (id int)");
+    client.send(&m::query("COPY item FROM STDIN")).unwrap();
+    assert_eq!(client.recv().unwrap().tag, b'G');
+    let (wrong, rest) = (m::copy_data(b"bad\n"), m::copy_data(&b"1\n".repeat(1000)));
+    let (front, back) = rest.split_at(100);
+    client.send(&[&wrong, front].concat()).unwrap();
+    let lines = show(&client.until_ready());
+    assert!(lines.iter().any(|line| line == "E 22P02"), "{lines:?}");
+    client.send(&[back, &m::copy_done()].concat()).unwrap();
+    assert_eq!(pooler.connect(APP, &database).value("SELECT 1"), "1", "the client's server is free again");
+}
+
+#[test]
+fn a_flush_is_answered_before_what_follows_it() {
+    let (pooler, database) = pooler("1");
+    let mut client = pooler.connect(APP, &database);
+    client.send(&[m::parse("a", "SELECT 1", &[]), m::sync()].concat()).unwrap();
+    client.until_ready();
+    client.send(&[m::parse("b", "SELECT 1", &[]), m::flush(), m::bind("", "b", &[])].concat()).unwrap();
+    assert_eq!(client.recv().unwrap().tag, b'1');
+}

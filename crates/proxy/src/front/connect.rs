@@ -66,6 +66,12 @@ impl Front {
     fn hand_over(&self, pool: PoolId, worker: usize, server: NewServer) {
         let mut state = self.cell.borrow_mut();
         state.pools[pool.0].failed = None;
+        let target = state.pools[pool.0].spec.target.clone();
+        let id = state.cluster_of(pool).id;
+        if state.broker.budget(id).limits().is_none() {
+            // Its limits could not be read as whoever came first: this login works.
+            state.cluster_of(pool).control = target;
+        }
         state.cluster_of(pool).pids.insert(server.info.pid);
         state.broker.handle_connected(pool, worker, Instant::now());
         drop(state);
