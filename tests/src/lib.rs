@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `PGSLUICE_BIN` | the program under test, instead of the one cargo builds beside the tests |
 //! | `PGSLUICE_PG_BIN` | the directory of PostgreSQL's programs, instead of Debian's newest |
+//! | `PGSLUICE_PG18_BIN` | the directory of PostgreSQL 18's programs, instead of that among the drivers |
 //! | `PGSLUICE_TEST_ENV` | where scripts/test-deps.sh puts the drivers, instead of target/test-env |
 //! | `PGSLUICE_LONG` | `1`: the load tests run for a minute each, not for seconds |
 
@@ -26,7 +27,7 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 pub use pooler::Pooler;
-pub use postgres::{APP, APP_MD5, APP_PLAIN, APP_TRUST, Login, Postgres, SUPERUSER};
+pub use postgres::{APP, APP_MD5, APP_PLAIN, APP_TRUST, Login, Postgres, SUPERUSER, Version};
 pub use shuffle::Shuffle;
 pub use wire::{Raw, Reply};
 

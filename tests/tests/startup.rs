@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use pgsluice_tests::wire::message as m;
-use pgsluice_tests::{APP, Pooler, Postgres, Raw};
+use pgsluice_tests::{APP, Pooler, Postgres, Raw, Version};
 
 fn pooler() -> (Pooler, String) {
     let postgres = Postgres::shared();
@@ -53,6 +53,17 @@ fn the_login_tells_what_postgresql_tells() {
     assert_eq!(pooled.parameters, direct.parameters);
     assert_ne!(pooled.pid, 0);
     assert_eq!(pooled.secret.len(), 4, "protocol 3.0 has four-byte keys");
+}
+
+#[test]
+fn the_login_tells_what_postgresql_18_tells() {
+    let postgres = Postgres::start_version(Version::V18, &[]);
+    let pooler = Pooler::url(&postgres, APP, "postgres", &["--pool-size", "2"]);
+    let direct = postgres.connect(APP, "postgres");
+    let mut pooled = pooler.connect(APP, "postgres");
+    assert!(direct.parameters.contains_key("search_path"), "18 reports it: {:?}", direct.parameters);
+    assert_eq!(pooled.parameters, direct.parameters);
+    assert!(pooled.value("SHOW server_version").starts_with("18"));
 }
 
 #[test]
