@@ -4,6 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use pgsluice_auth::{NONCE_ENTROPY_LEN, Nonce, Secret};
 use pgsluice_session::{ServerCredential, ServerLogin};
+use pgsluice_wire::PROTOCOL_3_2;
 
 fuzz_target!(|input: (bool, u16, Vec<u8>)| {
     let (known, cut, bytes) = input;
@@ -11,7 +12,7 @@ fuzz_target!(|input: (bool, u16, Vec<u8>)| {
         if known { ServerCredential::Secret(Secret::parse("sesame"), None) } else { ServerCredential::None };
     let nonce = Nonce::from_entropy([7; NONCE_ENTROPY_LEN]);
     let mut out = Vec::new();
-    let mut login = ServerLogin::new("bob", "db", std::iter::empty(), (credential, nonce), &mut out);
+    let mut login = ServerLogin::new(PROTOCOL_3_2, ("bob", "db"), std::iter::empty(), (credential, nonce), &mut out);
     let mut at = 0;
     for end in [usize::from(cut).min(bytes.len()), bytes.len()] {
         match login.handle(&bytes[at..end], &mut out) {

@@ -122,6 +122,8 @@ pub struct Raw {
     pub pid: i32,
     /// The cancel key as BackendKeyData told it.
     pub secret: Vec<u8>,
+    /// The body of NegotiateProtocolVersion, if it came: version, number of unknown options, their names.
+    pub negotiated: Option<Vec<u8>>,
     /// What ParameterStatus has told so far.
     pub parameters: BTreeMap<String, String>,
 }
@@ -133,7 +135,13 @@ impl Raw {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        Ok(Raw { reader: BufReader::new(stream), pid: 0, secret: Vec::new(), parameters: BTreeMap::new() })
+        Ok(Raw {
+            reader: BufReader::new(stream),
+            pid: 0,
+            secret: Vec::new(),
+            negotiated: None,
+            parameters: BTreeMap::new(),
+        })
     }
 
     /// Logs in and waits for ReadyForQuery.
@@ -149,6 +157,19 @@ impl Raw {
         Ok(raw)
     }
 
+    /// As [`Raw::connect_with`], asking for a protocol version: major and minor, 16 bits each.
+    pub fn connect_version(
+        addr: SocketAddr,
+        version: u32,
+        password: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<Raw, LoginError> {
+        let mut raw = Raw::open(addr)?;
+        raw.send(&message::startup_version(version, parameters))?;
+        raw.authenticate(parameters[0].1, password)?;
+        Ok(raw)
+    }
+
     /// Answers authentication requests until ReadyForQuery. The startup message has been sent already.
     pub fn authenticate(&mut self, user: &str, password: &str) -> Result<(), LoginError> {
         let mut scram = None;
@@ -160,6 +181,7 @@ impl Raw {
                     self.pid = i32::from_be_bytes(reply.body[..4].try_into().expect("four bytes"));
                     self.secret = reply.body[4..].to_vec();
                 }
+                b'v' => self.negotiated = Some(reply.body),
                 b'Z' => return Ok(()),
                 b'N' | b'S' => {}
                 b'E' => return Err(LoginError::Refused(reply)),

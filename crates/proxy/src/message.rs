@@ -18,7 +18,7 @@ pub(crate) struct NewClient {
     pub(crate) ends: Ends,
     pub(crate) id: u64,
     pub(crate) pid: u32,
-    pub(crate) secret: u32,
+    pub(crate) secret: Box<[u8]>,
     pub(crate) user: String,
     pub(crate) settings: Arc<Settings>,
     pub(crate) pool: Arc<PoolSpec>,

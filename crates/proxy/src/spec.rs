@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgsluice_auth::Secret;
 use pgsluice_config::{Config, Database, PoolMode};
 use pgsluice_pool::{PoolId, PoolLimits};
-use pgsluice_session::{Pooling, ServerCredential};
+use pgsluice_session::{Pooling, ServerCredential, Settings};
 
 /// Where a PostgreSQL is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +60,8 @@ pub(crate) struct PoolSpec {
     /// Name of the database as clients know it.
     pub(crate) database: String,
     pub(crate) target: Target,
+    /// Settings of its clients that only a server's start can take.
+    pub(crate) at_start: Settings,
     pub(crate) pooling: Pooling,
     pub(crate) max_prepared: usize,
     pub(crate) limits: PoolLimits,
@@ -72,7 +74,13 @@ pub(crate) struct PoolSpec {
 
 impl PoolSpec {
     /// The pool that serves `client_user` on the configured database `name`.
-    pub(crate) fn resolve(config: &Config, name: &str, client_user: &str, id: PoolId) -> Option<Arc<Self>> {
+    pub(crate) fn resolve(
+        config: &Config,
+        name: &str,
+        client_user: &str,
+        at_start: &Settings,
+        id: PoolId,
+    ) -> Option<Arc<Self>> {
         let (database, _) = config.database(name)?;
         let user = database.user.clone().unwrap_or_else(|| client_user.to_owned());
         let s = &config.settings;
@@ -81,6 +89,7 @@ impl PoolSpec {
             id,
             database: name.into(),
             target: target(config, database, name, &user),
+            at_start: at_start.clone(),
             pooling: match config.pool_mode(name, &user) {
                 PoolMode::Session => Pooling::Session,
                 PoolMode::Transaction => Pooling::Transaction,

@@ -3,32 +3,18 @@
 //! Which method a client has to pass is the caller's to say ([`ClientLogin::authenticate`]); parameters of the server and
 //! the key for cancel requests are sent by the caller afterwards.
 
-use std::sync::Arc;
-
 use pgsluice_auth::{MECHANISM, ScramServer, Secret, verify_md5, verify_plain};
 use pgsluice_wire::{
-    BackendWriter, HEAD_LEN, Head, Malformed, PROTOCOL_3_0, SaslInitial, Startup, StartupParams, tag::frontend,
+    BackendWriter, HEAD_LEN, Head, Malformed, PROTOCOL_3_2, SaslInitial, Startup, StartupParams, tag::frontend,
 };
 
 use crate::error::{Refusal, Violation};
-use crate::settings::Settings;
-use crate::startup_options;
+use crate::identity::Identity;
 
 /// Longest password message that is read, in bytes; PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`.
 const PASSWORD_MAX: usize = 65_535;
 /// SSLRequest and GSSENCRequest a client may send, each.
 const ENCRYPTION_REQUESTS_MAX: u32 = 2;
-
-/// Who the client says it is, and what it asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
-    /// User name.
-    pub user: String,
-    /// Database name; the user's if it named none.
-    pub database: String,
-    /// Settings of the startup message, `options` included.
-    pub settings: Arc<Settings>,
-}
 
 /// What a client has to prove.
 #[derive(Debug)]
@@ -101,18 +87,16 @@ impl ClientLogin {
         loop {
             let rest = &input[at..];
             let want = match self.state {
-                State::Startup => {
-                    match Startup::read(rest).map_err(|e| Refusal::BadStartupParameter(e.to_string().into()))? {
-                        None => LoginWant::More,
-                        Some((message, len)) => {
-                            at += len;
-                            match self.handle_startup(message, &input[at..], out)? {
-                                Some(want) => want,
-                                None => continue,
-                            }
+                State::Startup => match Startup::read(rest).map_err(Refusal::Startup)? {
+                    None => LoginWant::More,
+                    Some((message, len)) => {
+                        at += len;
+                        match self.handle_startup(message, &input[at..], out)? {
+                            Some(want) => want,
+                            None => continue,
                         }
                     }
-                }
+                },
                 State::Method => LoginWant::Method,
                 State::Done => LoginWant::Done,
                 _ => match password_message(rest)? {
@@ -170,7 +154,7 @@ impl ClientLogin {
             Startup::Cancel { pid, secret } => Ok(Some(LoginWant::Cancel { pid, secret: secret.into() })),
             Startup::Message { version, params } => {
                 negotiate(version, &params, out);
-                self.identity = read_identity(&params)?;
+                self.identity = Identity::read(version, &params)?;
                 self.state = State::Method;
                 Ok(None)
             }
@@ -226,52 +210,18 @@ fn password_message(bytes: &[u8]) -> Result<Option<&[u8]>, Violation> {
     Ok(bytes.get(HEAD_LEN..head.total()))
 }
 
-/// Says what we do not speak: minor versions over 0, and options of protocol extensions.
+/// Says what we do not speak: newer minor versions, and options of protocol extensions.
 fn negotiate(version: u32, params: &StartupParams<'_>, out: &mut Vec<u8>) {
     let unknown: Vec<_> = params.iter().map(|(name, _)| name).filter(|name| name.starts_with(b"_pq_.")).collect();
-    if version > PROTOCOL_3_0 || !unknown.is_empty() {
-        BackendWriter(out).negotiate_version(0, &unknown);
+    if version > PROTOCOL_3_2 || !unknown.is_empty() {
+        BackendWriter(out).negotiate_version(version.min(PROTOCOL_3_2), &unknown);
     }
-}
-
-fn read_identity(params: &StartupParams<'_>) -> Result<Identity, Refusal> {
-    let mut identity = Identity::default();
-    let mut settings = Settings::default();
-    for (name, value) in params.iter() {
-        let text = |bytes| {
-            std::str::from_utf8(bytes)
-                .map_err(|_| Refusal::BadStartupParameter("startup parameter is not UTF-8".into()))
-        };
-        let (name, value) = (text(name)?, text(value)?);
-        match name {
-            "user" => identity.user = value.into(),
-            "database" => identity.database = value.into(),
-            "replication" if matches!(value, "false" | "off" | "no" | "0") => {}
-            "replication" => return Err(Refusal::Unsupported("a replication connection".into())),
-            "options" => {
-                let pairs = startup_options::read(value).map_err(|argument| {
-                    Refusal::BadStartupParameter(format!("invalid command-line argument in options: {argument}").into())
-                })?;
-                settings = pairs.iter().fold(settings, |s, (name, value)| s.with(name, value));
-            }
-            _ if name.starts_with("_pq_.") => {}
-            _ => settings = settings.with(name, value),
-        }
-    }
-    if identity.user.is_empty() {
-        return Err(Refusal::NoUser);
-    }
-    if identity.database.is_empty() {
-        identity.database.clone_from(&identity.user);
-    }
-    identity.settings = Arc::new(settings);
-    Ok(identity)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgsluice_wire::{FrontendWriter, GSSENC_CODE, PROTOCOL_3_2, SSL_CODE};
+    use pgsluice_wire::{FrontendWriter, GSSENC_CODE, NegotiateVersion, PROTOCOL_3_0, SSL_CODE};
 
     fn startup(params: &[(&str, &str)]) -> Vec<u8> {
         let mut m = Vec::new();
@@ -293,7 +243,7 @@ mod tests {
         out.clear();
         let m = startup(&[("user", "bob"), ("TimeZone", "UTC"), ("options", "-c app.tenant=7")]);
         assert_eq!(login.handle(&m, &mut out), Ok((m.len(), LoginWant::Method)));
-        assert_eq!(out[0], b'v', "3.2 is negotiated down");
+        assert!(out.is_empty(), "3.2 needs no negotiation");
         let identity = login.identity();
         assert_eq!((identity.user.as_str(), identity.database.as_str()), ("bob", "bob"));
         assert_eq!(identity.settings.get("timezone"), Some("UTC"));
@@ -307,6 +257,27 @@ mod tests {
         let mut both = request(SSL_CODE);
         both.extend(startup(&[("user", "bob")]));
         assert!(matches!(ClientLogin::default().handle(&both, &mut Vec::new()), Err(Refusal::Unencrypted)));
+    }
+
+    #[test]
+    fn a_newer_version_and_unknown_options_are_negotiated() {
+        let cases: [(u32, &[(&str, &str)], Option<(u32, u32)>); 5] = [
+            (PROTOCOL_3_0, &[], None),
+            (PROTOCOL_3_2, &[], None),
+            (PROTOCOL_3_2 + 1, &[], Some((PROTOCOL_3_2, 0))),
+            (PROTOCOL_3_0, &[("_pq_.a", "1"), ("_pq_.b", "")], Some((PROTOCOL_3_0, 2))),
+            (PROTOCOL_3_0 + 9999, &[("_pq_.a", "1")], Some((PROTOCOL_3_2, 1))),
+        ];
+        for (version, options, expected) in cases {
+            let (mut m, mut out) = (Vec::new(), Vec::new());
+            let params = [("user", "bob")].iter().chain(options).map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+            FrontendWriter(&mut m).startup(version, params);
+            let mut login = ClientLogin::default();
+            assert_eq!(login.handle(&m, &mut out), Ok((m.len(), LoginWant::Method)));
+            let told = (!out.is_empty()).then(|| NegotiateVersion::read(&out[HEAD_LEN..]).unwrap());
+            assert_eq!(told.map(|t| (t.version, t.unknown)), expected, "{version:x}");
+            assert_eq!(login.identity().version, version.min(PROTOCOL_3_2));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pgsluice_wire::{BackendWriter, BadLength, Malformed, Report, Severity, field, sqlstate};
+use pgsluice_wire::{BackendWriter, BadLength, BadStartup, Malformed, Report, Severity, field, sqlstate};
 
 /// A peer broke the protocol. Its connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +115,16 @@ pub enum Refusal {
     Unencrypted,
     /// A startup parameter that cannot be read.
     BadStartupParameter(Box<str>),
+    /// A word in the startup parameter `options` that PostgreSQL does not take.
+    BadOption(Box<str>),
+    /// An assignment in the startup parameter `options` without a value.
+    OptionWithoutValue(Box<str>),
+    /// A value of the startup parameter `replication` that is none.
+    BadReplication(Box<str>),
+    /// A role that is not in the configuration, where nobody is asked for a password.
+    UnknownRole(Box<str>),
+    /// A first message that cannot be read.
+    Startup(BadStartup),
     /// The peer broke the protocol.
     Violation(Violation),
 }
@@ -188,6 +198,20 @@ impl Refusal {
                 (sqlstate::PROTOCOL_VIOLATION, "received unencrypted data after SSL or GSSAPI request".into(), "")
             }
             BadStartupParameter(why) => (sqlstate::INVALID_PARAMETER_VALUE, why.to_string(), ""),
+            BadOption(word) => (
+                sqlstate::SYNTAX_ERROR,
+                format!("invalid command-line argument for server process: {word}"),
+                "Try \"postgres --help\" for more information.",
+            ),
+            OptionWithoutValue(word) => (sqlstate::SYNTAX_ERROR, format!("{word} requires a value"), ""),
+            BadReplication(value) => (
+                sqlstate::INVALID_PARAMETER_VALUE,
+                format!("invalid value for parameter \"replication\": \"{value}\""),
+                "Valid values are: \"false\", 0, \"true\", 1, \"database\".",
+            ),
+            UnknownRole(role) => (sqlstate::INVALID_AUTHORIZATION, format!("role \"{role}\" does not exist"), ""),
+            Startup(bad @ BadStartup::Version(_)) => (sqlstate::FEATURE_NOT_SUPPORTED, bad.to_string(), ""),
+            Startup(bad) => (sqlstate::PROTOCOL_VIOLATION, bad.to_string(), ""),
             Violation(v) => (sqlstate::PROTOCOL_VIOLATION, v.to_string(), ""),
         }
     }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use pgsluice_auth::{MECHANISM, Nonce, SaltedKeys, ScramClient, ScramCredential, ScramKeys, Secret, md5_response};
 use pgsluice_wire::{
-    Authentication, BackendKeyData, FrontendWriter, HEAD_LEN, Head, PROTOCOL_3_0, ParameterStatus, Report,
-    sasl_mechanisms, tag::backend,
+    Authentication, BackendKeyData, FrontendWriter, HEAD_LEN, Head, NegotiateVersion, PROTOCOL_3_0, ParameterStatus,
+    Report, sasl_mechanisms, sqlstate, tag::backend,
 };
 
 use crate::error::{Refusal, Violation};
@@ -89,27 +89,31 @@ pub struct ServerLogin {
     credential: ServerCredential,
     nonce: Option<Nonce>,
     scram: Option<ScramClient>,
+    /// The version asked for, until the server has said something else than an error.
+    asked: Option<u32>,
     authenticated: bool,
     key: Option<CancelKey>,
     params: Params,
 }
 
 impl ServerLogin {
-    /// Begins: appends the StartupMessage. `params` are those besides user and database; `nonce` is fresh.
+    /// Begins: appends the StartupMessage. `params` are those besides user and database; `nonce` is fresh. A server that
+    /// speaks less than `version` says so and is taken at its word.
     pub fn new<'p>(
-        user: &'p str,
-        database: &'p str,
+        version: u32,
+        (user, database): (&'p str, &'p str),
         params: impl Iterator<Item = (&'p str, &'p str)>,
         (credential, nonce): (ServerCredential, Nonce),
         out: &mut Vec<u8>,
     ) -> Self {
         let pairs = [("user", user), ("database", database)].into_iter().chain(params);
-        FrontendWriter(out).startup(PROTOCOL_3_0, pairs.map(|(n, v)| (n.as_bytes(), v.as_bytes())));
+        FrontendWriter(out).startup(version, pairs.map(|(n, v)| (n.as_bytes(), v.as_bytes())));
         Self {
             user: user.into(),
             credential,
             nonce: Some(nonce),
             scram: None,
+            asked: Some(version),
             authenticated: false,
             key: None,
             params: Params::default(),
@@ -136,6 +140,19 @@ impl ServerLogin {
         Ok((at, None))
     }
 
+    /// Could it be the protocol version alone that this server failed us for? PostgreSQL negotiates since 9.3 and calls a
+    /// major version it does not know 0A000; others hang up, or call it a violation.
+    pub fn may_be_for_version(&self, failure: &LoginFailure) -> bool {
+        self.asked.is_some_and(|version| version > PROTOCOL_3_0)
+            && match failure {
+                LoginFailure::Refused { sqlstate, .. } => {
+                    [sqlstate::FEATURE_NOT_SUPPORTED, sqlstate::PROTOCOL_VIOLATION].contains(&&**sqlstate)
+                }
+                LoginFailure::Unreachable(_) => true,
+                _ => false,
+            }
+    }
+
     /// Keys derived in this login, to spare the next one the work.
     pub fn salted_keys(&self) -> Option<&SaltedKeys> {
         self.scram.as_ref().filter(|s| s.is_verified()).and_then(ScramClient::salted_keys)
@@ -143,6 +160,17 @@ impl ServerLogin {
 
     /// Takes one message. Is the server ready?
     fn handle_message(&mut self, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<bool, LoginFailure> {
+        if tag == backend::NEGOTIATE_PROTOCOL_VERSION {
+            let asked = self.asked.take().filter(|_| !self.authenticated);
+            let told = NegotiateVersion::read(body).map_err(Violation::from)?.version;
+            return match asked {
+                Some(asked) if (PROTOCOL_3_0..=asked).contains(&told) => Ok(false),
+                _ => Err(Violation::NotOwed { tag, owed: 0 }.into()),
+            };
+        }
+        if tag != backend::ERROR_RESPONSE {
+            self.asked = None;
+        }
         match tag {
             backend::AUTHENTICATION if !self.authenticated => {
                 self.handle_authentication(Authentication::read(body).map_err(Violation::from)?, out)?;

@@ -92,18 +92,31 @@ impl<'a> Replay<'a> {
         if self.sets.is_empty() {
             return false;
         }
-        let calls: Vec<_> = (0..self.sets.len())
-            .map(|i| format!("pg_catalog.set_config(${}, ${}, false)", 2 * i + 1, 2 * i + 2))
-            .collect();
+        let (mut calls, mut values) = (Vec::new(), Vec::new());
+        for (name, value) in &self.sets {
+            let (name, value) = (argument(name, &mut values), argument(value, &mut values));
+            calls.push(format!("pg_catalog.set_config({name}, {value}, false)"));
+        }
         let mut content = format!("SELECT {}", calls.join(", ")).into_bytes();
         content.extend([0; 3]);
-        let values: Vec<_> = self.sets.iter().flat_map(|(n, v)| [Some(n.as_bytes()), Some(v.as_bytes())]).collect();
         let mut writer = FrontendWriter(out);
         writer.parse_content(b"", &content);
-        writer.bind_text(values.into_iter());
+        writer.bind_text(values.iter().map(|v| Some(v.as_bytes())));
         writer.execute();
         true
     }
+}
+
+/// A text argument: the expression for it, which takes the next of `values`. PostgreSQL reads a startup message in the
+/// encoding of the database; a parameter of Bind it would convert from whatever client_encoding is in force just now.
+fn argument(text: &str, values: &mut Vec<String>) -> String {
+    let n = values.len() + 1;
+    if text.is_ascii() {
+        values.push(text.to_owned());
+        return format!("${n}");
+    }
+    values.push(text.bytes().fold("\\x".to_owned(), |hex, byte| hex + &format!("{byte:02x}")));
+    format!("pg_catalog.convert_from(${n}, pg_catalog.getdatabaseencoding())")
 }
 
 /// An SQL identifier in double quotes.
@@ -127,6 +140,9 @@ mod tests {
         let text = String::from_utf8_lossy(&out).into_owned();
         assert!(text.contains("set_config($1, $2, false), pg_catalog.set_config($3, $4, false)"), "{text}");
         assert_eq!(Replay::between(&to, &to), Replay::default());
+        let (mut values, encoded) = (Vec::new(), "pg_catalog.convert_from($2, pg_catalog.getdatabaseencoding())");
+        assert_eq!([argument("a", &mut values), argument("\u{e9}!", &mut values)], ["$1", encoded]);
+        assert_eq!(values, ["a", "\\xc3a921"]);
         assert!(!Replay::between(&to, &to).write_sets(&mut out));
     }
 

@@ -61,6 +61,9 @@ impl<'a> ParameterStatus<'a> {
     }
 }
 
+/// Longest secret of a BackendKeyData or CancelRequest, in bytes; the manual's limit of protocol 3.2.
+pub const SECRET_LEN_MAX: usize = 256;
+
 /// A BackendKeyData message: what a cancel request has to present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendKeyData<'a> {
@@ -77,9 +80,30 @@ impl<'a> BackendKeyData<'a> {
     /// [`Malformed`] when the secret is not 4 to 256 bytes.
     pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
         match u32_be(body) {
-            Some((pid, secret)) if (4..=256).contains(&secret.len()) => Ok(Self { pid, secret }),
+            Some((pid, secret)) if (4..=SECRET_LEN_MAX).contains(&secret.len()) => Ok(Self { pid, secret }),
             _ => Err(Malformed { message: "BackendKeyData" }),
         }
+    }
+}
+
+/// A NegotiateProtocolVersion message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NegotiateVersion {
+    /// The version that the server speaks instead of the one asked for, major and minor, 16 bits each.
+    pub version: u32,
+    /// Options it does not know.
+    pub unknown: u32,
+}
+
+impl NegotiateVersion {
+    /// Reads a whole body; the names of the options are not looked at.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is too short.
+    pub fn read(body: &[u8]) -> Result<Self, Malformed> {
+        let two = u32_be(body).and_then(|(version, rest)| u32_be(rest).map(|(unknown, _)| (version, unknown)));
+        let (version, unknown) = two.ok_or(Malformed { message: "NegotiateProtocolVersion" })?;
+        Ok(Self { version, unknown })
     }
 }
 

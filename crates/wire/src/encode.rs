@@ -3,7 +3,7 @@
 //! Each writer appends to a `Vec<u8>` that the caller owns and reuses.
 
 use crate::backend::TxStatus;
-use crate::startup::{CANCEL_CODE, PROTOCOL_3_0};
+use crate::startup::CANCEL_CODE;
 use crate::tag::{backend, frontend};
 
 /// Severity of an ErrorResponse or NoticeResponse.
@@ -126,18 +126,18 @@ impl BackendWriter<'_> {
         });
     }
 
-    /// BackendKeyData with a 4-byte secret (protocol 3.0).
-    pub fn key_data(&mut self, pid: u32, secret: u32) {
+    /// BackendKeyData; the secret has 4 bytes in protocol 3.0, up to [`SECRET_LEN_MAX`](crate::SECRET_LEN_MAX) in 3.2.
+    pub fn key_data(&mut self, pid: u32, secret: &[u8]) {
         message(self.0, backend::BACKEND_KEY_DATA, |out| {
             out.extend(pid.to_be_bytes());
-            out.extend(secret.to_be_bytes());
+            out.extend(secret);
         });
     }
 
-    /// NegotiateProtocolVersion: the newest minor version we speak of major version 3, and the options unknown to us.
-    pub fn negotiate_version(&mut self, minor: u32, unknown_options: &[&[u8]]) {
+    /// NegotiateProtocolVersion: the version that is spoken from here on, and the options unknown to us.
+    pub fn negotiate_version(&mut self, version: u32, unknown_options: &[&[u8]]) {
         message(self.0, backend::NEGOTIATE_PROTOCOL_VERSION, |out| {
-            out.extend((PROTOCOL_3_0 | minor).to_be_bytes());
+            out.extend(version.to_be_bytes());
             out.extend(u32::try_from(unknown_options.len()).expect("startup packets are short").to_be_bytes());
             for option in unknown_options {
                 put_cstr(out, option);
@@ -342,7 +342,10 @@ impl FrontendWriter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Bind, DataRow, HEAD_LEN, Head, Parse, Report, SaslInitial, Startup, Target};
+    use crate::{
+        BackendKeyData, Bind, DataRow, HEAD_LEN, Head, NegotiateVersion, PROTOCOL_3_0, PROTOCOL_3_2, Parse, Report,
+        SaslInitial, Startup, Target,
+    };
 
     fn body(m: &[u8]) -> &[u8] {
         let head = Head::read(m).unwrap().unwrap();
@@ -379,6 +382,14 @@ mod tests {
         m.clear();
         FrontendWriter(&mut m).startup(PROTOCOL_3_0, [(&b"user"[..], &b"bob"[..])]);
         assert!(matches!(Startup::read(&m), Ok(Some((Startup::Message { .. }, n))) if n == m.len()));
+
+        m.clear();
+        BackendWriter(&mut m).key_data(7, &[1; 32]);
+        assert_eq!(BackendKeyData::read(body(&m)), Ok(BackendKeyData { pid: 7, secret: &[1; 32] }));
+
+        m.clear();
+        BackendWriter(&mut m).negotiate_version(PROTOCOL_3_2, &[b"_pq_.x"]);
+        assert_eq!(NegotiateVersion::read(body(&m)), Ok(NegotiateVersion { version: PROTOCOL_3_2, unknown: 1 }));
 
         m.clear();
         BackendWriter(&mut m).data_row([Some(&b"x"[..]), None].into_iter());

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::backend::SECRET_LEN_MAX;
 use crate::head::{cstr, u32_be};
 
 /// Largest first message, in bytes: PostgreSQL's `MAX_STARTUP_PACKET_LENGTH` (`src/include/libpq/pqcomm.h`).
@@ -57,7 +58,7 @@ impl fmt::Display for BadStartup {
         match self {
             Self::Length(n) => write!(f, "invalid length of startup packet: {n}"),
             Self::Version(v) => {
-                write!(f, "unsupported frontend protocol {}.{}: server supports 3.0", v >> 16, v & 0xffff)
+                write!(f, "unsupported frontend protocol {}.{}: server supports 3.0 to 3.2", v >> 16, v & 0xffff)
             }
             Self::Layout => write!(f, "invalid startup packet layout: expected terminator as last byte"),
         }
@@ -87,7 +88,7 @@ impl<'a> Startup<'a> {
             SSL_CODE => Ok(Self::SslRequest),
             GSSENC_CODE => Ok(Self::GssencRequest),
             CANCEL_CODE => match u32_be(rest) {
-                Some((pid, secret)) if (4..=256).contains(&secret.len()) => Ok(Self::Cancel { pid, secret }),
+                Some((pid, secret)) if (4..=SECRET_LEN_MAX).contains(&secret.len()) => Ok(Self::Cancel { pid, secret }),
                 _ => Err(BadStartup::Layout),
             },
             version if version >> 16 == 3 => Ok(Self::Message { version, params: StartupParams::read(rest)? }),

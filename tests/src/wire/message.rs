@@ -16,7 +16,12 @@ pub fn untagged(body: &[u8]) -> Vec<u8> {
 
 /// StartupMessage, protocol 3.0.
 pub fn startup(parameters: &[(&str, &str)]) -> Vec<u8> {
-    let mut body = 0x0003_0000_u32.to_be_bytes().to_vec();
+    startup_version(0x0003_0000, parameters)
+}
+
+/// StartupMessage of any protocol version: major and minor, 16 bits each.
+pub fn startup_version(version: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
+    let mut body = version.to_be_bytes().to_vec();
     for (name, value) in parameters {
         body.extend(cstr(name));
         body.extend(cstr(value));

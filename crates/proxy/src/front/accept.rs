@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pgsluice_console::Access;
-use pgsluice_session::{AuthMethod, ClientLogin, Identity, LoginWant, Refusal};
-use pgsluice_wire::Severity;
+use pgsluice_session::{AuthMethod, ClientLogin, Identity, LoginWant, Refusal, Settings};
+use pgsluice_wire::{PROTOCOL_3_2, Severity};
 use tokio::task::spawn_local;
 use tracing::{debug, info, warn};
 
@@ -103,7 +103,7 @@ impl Front {
 
     async fn admit(self: Rc<Self>, stream: Stream, client: LoggedIn) {
         let config = self.config();
-        let Identity { user, database, settings } = client.identity;
+        let Identity { user, database, version, settings, at_start, refusal, .. } = client.identity;
         if pgsluice_config::RESERVED_DATABASES.contains(&database.as_str()) {
             let access = if config.settings.admin_users.contains(&user) {
                 Access::Admin
@@ -114,7 +114,10 @@ impl Front {
             };
             return self.serve_console(stream, access, client.early, client.late).await;
         }
-        let pool = match self.admission(&database, &user) {
+        if let Some(refusal) = refusal {
+            return self.turn_away(&stream, &refusal, client.late);
+        }
+        let pool = match self.admission(&database, &user, &at_start) {
             Ok(pool) => pool,
             Err(refusal) => return self.turn_away(&stream, &refusal, client.late),
         };
@@ -133,7 +136,7 @@ impl Front {
             info!(client = id, %user, %database, from = %format!("{}:{}", ends.peer.0, ends.peer.1), "client logged in");
         }
         let (early, late) = (client.early, client.late);
-        let secret = u32::from_ne_bytes(random());
+        let secret = if version < PROTOCOL_3_2 { Box::from(random::<4>()) } else { Box::<[u8]>::from(random::<32>()) };
         let new = NewClient {
             parcel,
             ends,
@@ -156,6 +159,7 @@ impl Front {
         self: &Rc<Self>,
         database: &str,
         user: &str,
+        at_start: &Settings,
     ) -> Result<std::sync::Arc<crate::spec::PoolSpec>, Refusal> {
         let max = self.config().settings.max_client_conn;
         if self.shutdown.is_begun() {
@@ -169,7 +173,7 @@ impl Front {
             return Err(Refusal::TooManyClients { max });
         }
         drop(state);
-        self.pool(database, user)
+        self.pool(database, user, at_start)
     }
 
     /// Says why, once, and closes. `unsent`: what the client should read before it.

@@ -22,7 +22,7 @@ impl Front {
         console.outbox().extend(late);
         console.welcome();
         let mut writer = BackendWriter(console.outbox());
-        writer.key_data(u32::from_ne_bytes(random()) >> 1, u32::from_ne_bytes(random()));
+        writer.key_data(u32::from_ne_bytes(random()) >> 1, &random::<4>());
         writer.ready(TxStatus::Idle);
         let mut inbox = early;
         loop {
@@ -119,7 +119,7 @@ impl Front {
         if RESERVED_DATABASES.contains(&name) {
             return Err(Failure::AdminDatabase { verb, database: name.into() });
         }
-        let in_use = self.cell.borrow().by_name.keys().any(|(database, _)| database == name);
+        let in_use = self.cell.borrow().by_name.keys().any(|(database, ..)| database == name);
         match self.config().databases.contains_key(name) || in_use {
             true => Ok(()),
             false => Err(Failure::NoSuchDatabase(name.into())),

@@ -61,7 +61,7 @@ impl Front {
         let count = self.cell.borrow().pools.len();
         for index in 0..count {
             let before = self.cell.borrow().pools[index].spec.clone();
-            let new = PoolSpec::resolve(config, &before.database, &before.target.user, before.id);
+            let new = PoolSpec::resolve(config, &before.database, &before.target.user, &before.at_start, before.id);
             if let Some(spec) = new.filter(|new| **new != *before) {
                 self.replace_pool(&before, spec);
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use pgsluice_auth::Nonce;
 use pgsluice_pool::PoolId;
 use pgsluice_session::{IdleServer, LoginFailure, Server, ServerLogin};
-use pgsluice_wire::{FrontendWriter, HEAD_LEN, Head, tag::backend};
+use pgsluice_wire::{FrontendWriter, HEAD_LEN, Head, PROTOCOL_3_0, PROTOCOL_3_2, tag::backend};
 use tracing::{debug, warn};
 
 use super::{Front, random};
@@ -29,7 +29,8 @@ impl Front {
             let state = self.cell.borrow();
             (state.pools[pool.0].spec.clone(), state.pools[pool.0].epoch)
         };
-        match self.open(&spec.target, &[]).await {
+        let at_start: Vec<_> = spec.at_start.iter().collect();
+        match self.open(&spec.target, &at_start).await {
             Ok((stream, server)) => {
                 if let Some(query) = &spec.target.connect_query {
                     match tokio::time::timeout(ASK_TIMEOUT, ask(&stream, query)).await {
@@ -90,12 +91,34 @@ impl Front {
         tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| Err(late()))
     }
 
+    /// Asks for the newest protocol that we know; a server that turns us away for that is asked for 3.0.
     async fn connect_and_log_in(
         &self,
         target: &Target,
         extra: &[(&str, &str)],
     ) -> Result<(Stream, Server), LoginFailure> {
-        let stream = Stream::connect(&target.address.host, target.address.port).await.map_err(|e| unreachable(&e))?;
+        let is_old = self.cell.borrow().old_protocol.contains(&target.address);
+        let version = if is_old { PROTOCOL_3_0 } else { PROTOCOL_3_2 };
+        match self.log_in_as(version, target, extra).await {
+            Err((_, true)) => {
+                let second = self.log_in_as(PROTOCOL_3_0, target, extra).await.map_err(|(failure, _)| failure)?;
+                debug!(server = %target.address, "speaks protocol 3.0 only");
+                self.cell.borrow_mut().old_protocol.insert(target.address.clone());
+                Ok(second)
+            }
+            outcome => outcome.map_err(|(failure, _)| failure),
+        }
+    }
+
+    /// One attempt. A failure says whether it may be for the version alone.
+    async fn log_in_as(
+        &self,
+        version: u32,
+        target: &Target,
+        extra: &[(&str, &str)],
+    ) -> Result<(Stream, Server), (LoginFailure, bool)> {
+        let failed = |error: &io::Error| (unreachable(error), false);
+        let stream = Stream::connect(&target.address.host, target.address.port).await.map_err(|e| failed(&e))?;
         stream.tune(self.config().settings.tcp_keepalive);
         let keys = (target.address.clone(), target.user.clone());
         let learnt = self.cell.borrow().salted.get(&keys).cloned();
@@ -103,14 +126,19 @@ impl Front {
         let (mut out, mut inbox) = (Vec::new(), Vec::new());
         let params = target.params.iter().map(|(n, v)| (*n, v.as_str())).chain(extra.iter().copied());
         let proof = (target.credential(known), Nonce::from_entropy(random()));
-        let mut login = ServerLogin::new(&target.user, &target.dbname, params, proof, &mut out);
+        let mut login = ServerLogin::new(version, (&target.user, &target.dbname), params, proof, &mut out);
+        let judge = |login: &ServerLogin, failure: LoginFailure| {
+            let for_version = login.may_be_for_version(&failure);
+            (failure, for_version)
+        };
         loop {
-            stream.write_all(&out).await.map_err(|e| unreachable(&e))?;
+            stream.write_all(&out).await.map_err(|e| failed(&e))?;
             out.clear();
-            if stream.read_some(&mut inbox, READ_LEN).await.map_err(|e| unreachable(&e))? == 0 {
-                return Err(LoginFailure::Unreachable("it closed the connection during login".into()));
+            if stream.read_some(&mut inbox, READ_LEN).await.map_err(|e| judge(&login, unreachable(&e)))? == 0 {
+                let failure = LoginFailure::Unreachable("it closed the connection during login".into());
+                return Err(judge(&login, failure));
             }
-            let (taken, server) = login.handle(&inbox, &mut out)?;
+            let (taken, server) = login.handle(&inbox, &mut out).map_err(|failure| judge(&login, failure))?;
             inbox.drain(..taken);
             if let Some(server) = server {
                 if let Some(learnt) = login.salted_keys() {

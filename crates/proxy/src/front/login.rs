@@ -16,7 +16,7 @@ impl Front {
         Ok(match config.settings.auth_type {
             AuthType::Any => AuthMethod::Trust,
             AuthType::Trust if listed.is_some() => AuthMethod::Trust,
-            AuthType::Trust => return Err(Refusal::BadPassword(user.into())),
+            AuthType::Trust => return Err(Refusal::UnknownRole(user.into())),
             AuthType::Plain => AuthMethod::Plain(secret),
             AuthType::Md5 if !matches!(secret, Some(Secret::Scram(_))) => AuthMethod::Md5(secret, random()),
             AuthType::Md5 | AuthType::ScramSha256 => AuthMethod::Scram(Box::new(self.scram(user, text, secret))),

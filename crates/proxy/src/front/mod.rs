@@ -25,7 +25,7 @@ use pgsluice_auth::{SaltedKeys, ScramSecret};
 use pgsluice_config::Config;
 use pgsluice_console::Counters as Stats;
 use pgsluice_pool::{Action, Broker, Budget, BudgetState, ClusterId, Failure, PoolId};
-use pgsluice_session::{LoginFailure, Refusal};
+use pgsluice_session::{LoginFailure, Refusal, Settings};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
@@ -137,7 +137,7 @@ struct State {
     broker: Broker,
     clusters: Vec<Cluster>,
     pools: Vec<PoolEntry>,
-    by_name: HashMap<(String, String), PoolId>,
+    by_name: HashMap<PoolName, PoolId>,
     /// Clients on workers, by pid.
     clients: HashMap<u32, usize>,
     logins: usize,
@@ -149,11 +149,16 @@ struct State {
     verifiers: HashMap<String, (pgsluice_config::Secret, ScramSecret)>,
     /// Keys learnt at servers, so that the next login need not derive them.
     salted: HashMap<(Address, String), (Option<pgsluice_config::Secret>, SaltedKeys)>,
+    /// Servers that know protocol 3.0 only and do not negotiate.
+    old_protocol: HashSet<Address>,
     disabled: BTreeSet<String>,
     paused: BTreeSet<String>,
     paused_all: bool,
     stats: StatsHistory,
 }
+
+/// Database, user, and the settings that the pool's servers were started with.
+type PoolName = (String, String, Settings);
 
 struct Cluster {
     address: Address,
@@ -201,6 +206,7 @@ impl Front {
             next_worker: 0,
             verifiers: HashMap::new(),
             salted: HashMap::new(),
+            old_protocol: HashSet::new(),
             disabled: BTreeSet::new(),
             paused: BTreeSet::new(),
             paused_all: false,
@@ -306,13 +312,13 @@ impl Front {
         (0..self.workers.len()).for_each(|worker| self.tell(worker, message()));
     }
 
-    /// The pool of a database and user, made on first use.
-    fn pool(self: &Rc<Self>, database: &str, user: &str) -> Result<Arc<PoolSpec>, Refusal> {
+    /// The pool of a database and user, made on first use. Settings that only a server's start can take make pools apart.
+    fn pool(self: &Rc<Self>, database: &str, user: &str, at_start: &Settings) -> Result<Arc<PoolSpec>, Refusal> {
         let config = self.config();
         let unknown = || Refusal::UnknownDatabase(database.into());
         let (entry, _) = config.database(database).ok_or_else(unknown)?;
         let server_user = entry.user.clone().unwrap_or_else(|| user.to_owned());
-        let key = (database.to_owned(), server_user);
+        let key = (database.to_owned(), server_user, at_start.clone());
         let state = self.cell.borrow_mut();
         if let Some(id) = state.by_name.get(&key) {
             return Ok(state.pools[id.0].spec.clone());
@@ -320,7 +326,8 @@ impl Front {
         if state.pools.len() >= POOLS_MAX {
             return Err(Refusal::Unsupported(format!("a pool beyond the first {POOLS_MAX}").into()));
         }
-        let spec = PoolSpec::resolve(&config, database, user, PoolId(state.pools.len())).ok_or_else(unknown)?;
+        let id = PoolId(state.pools.len());
+        let spec = PoolSpec::resolve(&config, database, user, at_start, id).ok_or_else(unknown)?;
         drop(state);
         let cluster = self.cluster(&spec.target);
         let mut state = self.cell.borrow_mut();

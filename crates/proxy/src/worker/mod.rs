@@ -62,7 +62,7 @@ struct PoolState {
     pool: Pool<Idle, Rc<Slot>>,
     counters: Counters,
     stats: Stats,
-    /// What servers report under startup settings seen before; application_name is not among the keys.
+    /// What servers report under startup settings seen before; an application_name in a key stands for any.
     welcomes: HashMap<Settings, Params>,
     /// Demand the front knows of.
     reported: u32,
@@ -281,7 +281,7 @@ impl Worker {
 
     fn cancel(&self, pid: u32, secret: &[u8], done: oneshot::Sender<()>) {
         let state = self.cell.borrow();
-        if let Some(slot) = state.clients.get(&pid).filter(|s| s.secret.to_be_bytes() == secret) {
+        if let Some(slot) = state.clients.get(&pid).filter(|s| s.is_secret(secret)) {
             slot.cancel.set(Some(done));
             slot.wake();
         }

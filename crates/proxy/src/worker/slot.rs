@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_pool::PoolId;
 use pgsluice_session::Refusal;
+use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 
 use super::conn::{Idle, Live};
@@ -37,7 +38,7 @@ pub(crate) enum Grant {
 pub(crate) struct Slot {
     pub(crate) id: u64,
     pub(crate) pid: u32,
-    pub(crate) secret: u32,
+    pub(crate) secret: Box<[u8]>,
     pub(crate) pool: PoolId,
     pub(crate) user: String,
     pub(crate) query_wait: Duration,
@@ -66,7 +67,7 @@ impl Slot {
         Self {
             id: client.id,
             pid: client.pid,
-            secret: client.secret,
+            secret: client.secret.clone(),
             pool: client.pool.id,
             user: client.user.clone(),
             query_wait: client.query_wait,
@@ -86,6 +87,11 @@ impl Slot {
             noticed: Cell::new(false),
             waker: Cell::new(None),
         }
+    }
+
+    /// Does this cancel request know the secret? Takes as long whether it does or not.
+    pub(crate) fn is_secret(&self, presented: &[u8]) -> bool {
+        self.secret.ct_eq(presented).into()
     }
 
     pub(crate) fn set_doing(&self, doing: Doing, now: Instant) {

@@ -18,7 +18,8 @@ impl Client {
     pub(super) fn welcome(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
         let settings = self.session.settings().clone();
         let name = settings.get("application_name").filter(|n| is_plain(n)).map(str::to_owned);
-        let key = if name.is_some() { settings.without("application_name") } else { (*settings).clone() };
+        // One entry for all names, and none of them for a client that gave no name.
+        let key = if name.is_some() { settings.with("application_name", "") } else { (*settings).clone() };
         if let Some(params) = state.pool(self.pool).welcomes.get(&key) {
             let params = params.clone();
             return self.open(state, &params, name.as_deref(), cx);
@@ -54,7 +55,7 @@ impl Client {
             let value = name.filter(|_| param == "application_name").unwrap_or(value);
             BackendWriter(out).parameter_status(param.as_bytes(), value.as_bytes());
         }
-        BackendWriter(out).key_data(self.slot.pid, self.slot.secret);
+        BackendWriter(out).key_data(self.slot.pid, &self.slot.secret);
         BackendWriter(out).ready(TxStatus::Idle);
         self.phase = Phase::Open;
         self.hold = false;
