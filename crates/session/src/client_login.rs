@@ -261,7 +261,8 @@ mod tests {
 
     #[test]
     fn a_newer_version_and_unknown_options_are_negotiated() {
-        let cases: [(u32, &[(&str, &str)], Option<(u32, u32)>); 5] = [
+        type Case = (u32, &'static [(&'static str, &'static str)], Option<(u32, u32)>);
+        let cases: [Case; 5] = [
             (PROTOCOL_3_0, &[], None),
             (PROTOCOL_3_2, &[], None),
             (PROTOCOL_3_2 + 1, &[], Some((PROTOCOL_3_2, 0))),

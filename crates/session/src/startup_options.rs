@@ -42,7 +42,7 @@ const PLANS: [(&str, &str); 8] = [
 const STATS: [(&str, &str); 3] =
     [("pa", "log_parser_stats"), ("pl", "log_planner_stats"), ("ex", "log_executor_stats")];
 /// Most detailed level that `-d` knows.
-const DEBUG_LEVEL_MAX: i32 = 5;
+const DEBUG_LEVELS: i32 = 5;
 
 type Pair = (String, String);
 
@@ -132,7 +132,7 @@ fn assignment(text: &str) -> Option<Pair> {
 /// `-d level`, as `set_debug_options` reads it. `atoi` takes what is no number for 0.
 fn debugging(value: &str) -> Vec<Pair> {
     let level = value.parse::<i32>().unwrap_or(0);
-    let messages = if level > 0 { format!("debug{}", level.min(DEBUG_LEVEL_MAX)) } else { "notice".to_owned() };
+    let messages = if level > 0 { format!("debug{}", level.min(DEBUG_LEVELS)) } else { "notice".to_owned() };
     let more = [
         (2, "log_statement", "all"),
         (3, "debug_print_parse", "true"),
