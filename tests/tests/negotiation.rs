@@ -195,7 +195,7 @@ fn versions_and_options_of_the_protocol_are_negotiated_as_postgresql_18_does() {
 
 /// A query that runs until it is cancelled, and its SQLSTATE.
 fn cancelled(client: &mut Raw, cancel: impl FnOnce(&Raw), watch: &mut Raw) -> String {
-    client.send(&m::query("SELECT pg_sleep(30)")).unwrap();
+    client.send(&m::query("SELECT pg_sleep(30)")).expect("the peer accepts bytes");
     let running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(30)' AND state = 'active'";
     assert!(eventually(Duration::from_secs(10), || watch.value(running) == "1"), "the query runs");
     cancel(client);

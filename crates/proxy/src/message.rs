@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_console::Counters;
 use pgsluice_pool::{PoolId, ShedTo};
-use pgsluice_session::{CancelKey, IdleServer, Refusal, Settings};
+use pgsluice_session::{CancelKey, IdleServer, Params, Refusal, Settings};
 use tokio::sync::oneshot;
 
 use crate::net::{Ends, Parcel};
@@ -39,6 +39,16 @@ pub(crate) struct NewServer {
     pub(crate) server: IdleServer,
 }
 
+/// A replication client, and the WAL sender that was opened for it.
+#[derive(Debug)]
+pub(crate) struct NewTunnel {
+    pub(crate) client: NewClient,
+    pub(crate) server: Parcel,
+    pub(crate) info: ServerInfo,
+    pub(crate) key: CancelKey,
+    pub(crate) params: Params,
+}
+
 /// What does not change about a server.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerInfo {
@@ -64,6 +74,7 @@ pub(crate) enum Drain {
 #[derive(Debug)]
 pub(crate) enum ToWorker {
     Client(Box<NewClient>),
+    Tunnel(Box<NewTunnel>),
     Server {
         pool: PoolId,
         server: Box<NewServer>,

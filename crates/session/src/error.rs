@@ -57,16 +57,37 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
+/// An error of a server's, as far as it is passed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerError {
+    /// Its SQLSTATE.
+    pub sqlstate: String,
+    /// Its message.
+    pub message: String,
+    /// Its detail; empty if it has none.
+    pub detail: String,
+    /// Its hint; empty if it has none.
+    pub hint: String,
+}
+
+impl ServerError {
+    /// What the fields of an ErrorResponse say.
+    pub fn from_report(report: Report<'_>) -> Self {
+        let text = |code| report.field(code).map_or(String::new(), |bytes| String::from_utf8_lossy(bytes).into_owned());
+        Self {
+            sqlstate: String::from_utf8_lossy(report.sqlstate()).into_owned(),
+            message: text(field::MESSAGE),
+            detail: text(field::DETAIL),
+            hint: text(field::HINT),
+        }
+    }
+}
+
 /// We said no. Severity is the caller's choice: a session that can go on gets an ERROR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// What PostgreSQL said when we logged in, passed on.
-    Server {
-        /// Its SQLSTATE.
-        sqlstate: Box<str>,
-        /// Its message.
-        message: Box<str>,
-    },
+    /// What PostgreSQL said to us, passed on.
+    Server(Box<ServerError>),
     /// No server became free before `query_wait_timeout`.
     WaitTimeout {
         /// How long it waited, in seconds.
@@ -138,17 +159,14 @@ impl From<Violation> for Refusal {
 impl Refusal {
     /// Passes on what PostgreSQL said.
     pub fn from_report(report: Report<'_>) -> Self {
-        Self::Server {
-            sqlstate: String::from_utf8_lossy(report.sqlstate()).into(),
-            message: String::from_utf8_lossy(report.field(field::MESSAGE).unwrap_or(b"(no message)")).into(),
-        }
+        Self::Server(Box::new(ServerError::from_report(report)))
     }
 
     /// SQLSTATE, message and hint, in one place for all.
-    pub fn text(&self) -> (&str, String, &'static str) {
+    pub fn text(&self) -> (&str, String, &str) {
         use Refusal::*;
         match self {
-            Server { sqlstate, message } => (sqlstate, message.to_string(), ""),
+            Server(e) => (&e.sqlstate, e.message.clone(), &e.hint),
             WaitTimeout { seconds } => (
                 sqlstate::INSUFFICIENT_RESOURCES,
                 format!("query_wait_timeout: no server became free within {seconds} s"),
@@ -219,7 +237,8 @@ impl Refusal {
     /// Appends the ErrorResponse.
     pub fn write(&self, severity: Severity, out: &mut Vec<u8>) {
         let (code, message, hint) = self.text();
-        BackendWriter(out).report(severity, code, &message, "", hint);
+        let detail = if let Self::Server(e) = self { &e.detail } else { "" };
+        BackendWriter(out).report(severity, code, &message, detail, hint);
     }
 }
 

@@ -42,7 +42,8 @@ pub struct Identity {
     pub database: String,
     /// The protocol version spoken with it: the one it asked for, or the newest that we speak.
     pub version: u32,
-    /// Settings of the startup message that can be set in any session, `options` included.
+    /// Settings of the startup message that can be set in any session, `options` included; of a replication connection
+    /// application_name alone.
     pub settings: Arc<Settings>,
     /// Settings that only a server's own start can take, by name.
     pub at_start: Settings,
@@ -88,9 +89,20 @@ impl Identity {
             identity.set(&options, named);
         } else {
             identity.verbatim.extend(Some(("options".to_owned(), options)).filter(|(_, o)| !o.is_empty()));
+            // For people to see; it is the server's own start that sets it.
+            let name = named.iter().find(|(name, _)| name == "application_name");
+            identity.settings = Arc::new(name.map_or(Settings::default(), |(n, v)| Settings::default().with(n, v)));
             identity.verbatim.extend(named);
         }
         Ok(identity)
+    }
+
+    /// Takes away the parameters of these names, whatever they ask for (`ignore_startup_parameters`).
+    pub fn drop_parameters(&mut self, names: &[String]) {
+        let dropped = |settings: &Settings| names.iter().fold(settings.clone(), |s, name| s.without(name));
+        self.settings = Arc::new(dropped(&self.settings));
+        self.at_start = dropped(&self.at_start);
+        self.verbatim.retain(|(name, _)| !names.iter().any(|n| n.eq_ignore_ascii_case(name)));
     }
 
     /// Parameters of their own name come after those in `options`, and win (`process_startup_options` in

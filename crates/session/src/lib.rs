@@ -21,7 +21,7 @@ mod startup_options;
 mod statement;
 
 pub use client_login::{AuthMethod, ClientLogin, LoginWant};
-pub use error::{Refusal, Violation};
+pub use error::{Refusal, ServerError, Violation};
 pub use frontend::{AfterLoss, Pooling, Progress, Session, Want};
 pub use identity::{Identity, Replication};
 pub use plan::Plan;

@@ -8,7 +8,7 @@ use pgsluice_wire::{
     Report, sasl_mechanisms, sqlstate, tag::backend,
 };
 
-use crate::error::{Refusal, Violation};
+use crate::error::{Refusal, ServerError, Violation};
 use crate::server::{CancelKey, Params, Server};
 
 /// Longest message a server may send before ReadyForQuery, in bytes.
@@ -31,12 +31,7 @@ pub enum ServerCredential {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginFailure {
     /// PostgreSQL refused it.
-    Refused {
-        /// SQLSTATE.
-        sqlstate: Box<str>,
-        /// Message.
-        message: Box<str>,
-    },
+    Refused(Box<ServerError>),
     /// It asks for something we cannot give.
     NoCredential {
         /// What it asked for.
@@ -54,9 +49,7 @@ impl LoginFailure {
     /// As the refusal that waiting clients get.
     pub fn refusal(&self) -> Refusal {
         match self {
-            Self::Refused { sqlstate, message } => {
-                Refusal::Server { sqlstate: sqlstate.clone(), message: message.clone() }
-            }
+            Self::Refused(error) => Refusal::Server(error.clone()),
             other => Refusal::Unreachable(other.to_string().into()),
         }
     }
@@ -71,7 +64,7 @@ impl From<Violation> for LoginFailure {
 impl fmt::Display for LoginFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused { sqlstate, message } => write!(f, "{message} ({sqlstate})"),
+            Self::Refused(error) => write!(f, "{} ({})", error.message, error.sqlstate),
             Self::NoCredential { method } => {
                 write!(f, "server asks for {method} and no password is configured that can answer it")
             }
@@ -145,8 +138,8 @@ impl ServerLogin {
     pub fn may_be_for_version(&self, failure: &LoginFailure) -> bool {
         self.asked.is_some_and(|version| version > PROTOCOL_3_0)
             && match failure {
-                LoginFailure::Refused { sqlstate, .. } => {
-                    [sqlstate::FEATURE_NOT_SUPPORTED, sqlstate::PROTOCOL_VIOLATION].contains(&&**sqlstate)
+                LoginFailure::Refused(error) => {
+                    [sqlstate::FEATURE_NOT_SUPPORTED, sqlstate::PROTOCOL_VIOLATION].contains(&error.sqlstate.as_str())
                 }
                 LoginFailure::Unreachable(_) => true,
                 _ => false,
@@ -257,10 +250,7 @@ impl ServerLogin {
 
 fn refused(body: &[u8]) -> LoginFailure {
     match Report::read(body) {
-        Ok(report) => match Refusal::from_report(report) {
-            Refusal::Server { sqlstate, message } => LoginFailure::Refused { sqlstate, message },
-            _ => unreachable!("from_report makes Refusal::Server"),
-        },
+        Ok(report) => LoginFailure::Refused(Box::new(ServerError::from_report(report))),
         Err(e) => Violation::from(e).into(),
     }
 }

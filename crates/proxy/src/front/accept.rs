@@ -1,10 +1,11 @@
 //! From an accepted connection to a worker, the console, or the door.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgsluice_console::Access;
-use pgsluice_session::{AuthMethod, ClientLogin, Identity, LoginWant, Refusal, Settings};
+use pgsluice_session::{AuthMethod, ClientLogin, Identity, LoginWant, Refusal, Replication};
 use pgsluice_wire::{PROTOCOL_3_2, Severity};
 use tokio::task::spawn_local;
 use tracing::{debug, info, warn};
@@ -13,6 +14,7 @@ use super::listen::Listener;
 use super::{Count, Front, random};
 use crate::message::{NewClient, ToWorker};
 use crate::net::Stream;
+use crate::spec::PoolSpec;
 
 /// Bytes read from a client at once before it is logged in.
 const READ_LEN: usize = 4 << 10;
@@ -22,10 +24,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LOGINS_SPARE: usize = 100;
 
 /// A client logged in: what it sent behind its password, and what it has not been sent yet.
-struct LoggedIn {
-    identity: Identity,
-    early: Vec<u8>,
-    late: Vec<u8>,
+pub(super) struct LoggedIn {
+    pub(super) identity: Identity,
+    pub(super) early: Vec<u8>,
+    pub(super) late: Vec<u8>,
 }
 
 impl Front {
@@ -101,30 +103,44 @@ impl Front {
         self.method_for(&identity.user)
     }
 
-    async fn admit(self: Rc<Self>, stream: Stream, client: LoggedIn) {
+    async fn admit(self: Rc<Self>, stream: Stream, mut client: LoggedIn) {
         let config = self.config();
-        let Identity { user, database, version, settings, at_start, refusal, .. } = client.identity;
+        let Identity { user, database, .. } = &client.identity;
         if pgsluice_config::RESERVED_DATABASES.contains(&database.as_str()) {
-            let access = if config.settings.admin_users.contains(&user) {
+            let access = if config.settings.admin_users.contains(user) {
                 Access::Admin
-            } else if config.settings.stats_users.contains(&user) {
+            } else if config.settings.stats_users.contains(user) {
                 Access::Stats
             } else {
-                return self.turn_away(&stream, &Refusal::NotAdmin(user.into()), client.late);
+                return self.turn_away(&stream, &Refusal::NotAdmin(user.as_str().into()), client.late);
             };
             return self.serve_console(stream, access, client.early, client.late).await;
         }
-        if let Some(refusal) = refusal {
-            return self.turn_away(&stream, &refusal, client.late);
+        client.identity.drop_parameters(&config.settings.ignore_startup_parameters);
+        if client.identity.replication != Replication::No {
+            return self.admit_replication(stream, client).await;
         }
-        let pool = match self.admission(&database, &user, &at_start) {
-            Ok(pool) => pool,
-            Err(refusal) => return self.turn_away(&stream, &refusal, client.late),
-        };
-        let dropped = &config.settings.ignore_startup_parameters;
-        let kept = dropped.iter().fold((*settings).clone(), |s, name| s.without(name));
+        match self.admission(&client.identity) {
+            Ok(pool) => {
+                if let Some((worker, new)) = self.introduce(stream, client, pool) {
+                    self.tell(worker, ToWorker::Client(Box::new(new)));
+                }
+            }
+            Err(refusal) => self.turn_away(&stream, &refusal, client.late),
+        }
+    }
+
+    /// What a worker has to know of a client, and which worker that is. `None`: its socket is of no use.
+    pub(super) fn introduce(
+        &self,
+        stream: Stream,
+        client: LoggedIn,
+        pool: Arc<PoolSpec>,
+    ) -> Option<(usize, NewClient)> {
+        let config = self.config();
+        let LoggedIn { identity: Identity { user, database, version, settings, .. }, early, late } = client;
         let (ends, id, pid) = (stream.ends(), self.next_id(), self.next_pid());
-        let Ok(parcel) = stream.pack() else { return };
+        let parcel = stream.pack().ok()?;
         let worker = {
             let mut state = self.cell.borrow_mut();
             state.next_worker = (state.next_worker + 1) % self.workers.len();
@@ -135,32 +151,26 @@ impl Front {
         if config.settings.log_connections {
             info!(client = id, %user, %database, from = %format!("{}:{}", ends.peer.0, ends.peer.1), "client logged in");
         }
-        let (early, late) = (client.early, client.late);
         let secret = if version < PROTOCOL_3_2 { Box::from(random::<4>()) } else { Box::<[u8]>::from(random::<32>()) };
-        let new = NewClient {
-            parcel,
-            ends,
-            id,
-            pid,
-            secret,
-            query_wait: config.query_wait_timeout(&database, &user),
-            client_idle: config.client_idle_timeout(&user),
-            user,
-            settings: kept.into(),
-            pool,
-            early,
-            late,
-        };
-        self.tell(worker, ToWorker::Client(Box::new(new)));
+        let (query_wait, client_idle) =
+            (config.query_wait_timeout(&database, &user), config.client_idle_timeout(&user));
+        let new =
+            NewClient { parcel, ends, id, pid, secret, user, settings, pool, query_wait, client_idle, early, late };
+        Some((worker, new))
     }
 
-    /// May this user have a session on this database now?
-    fn admission(
-        self: &Rc<Self>,
-        database: &str,
-        user: &str,
-        at_start: &Settings,
-    ) -> Result<std::sync::Arc<crate::spec::PoolSpec>, Refusal> {
+    /// May this client have a session now, and in which pool?
+    fn admission(self: &Rc<Self>, identity: &Identity) -> Result<Arc<PoolSpec>, Refusal> {
+        let Identity { user, database, at_start, refusal, .. } = identity;
+        self.check_room(database)?;
+        match refusal {
+            Some(refusal) => Err(refusal.clone()),
+            None => self.pool(database, user, at_start),
+        }
+    }
+
+    /// Is there room for one more client, of this database?
+    pub(super) fn check_room(&self, database: &str) -> Result<(), Refusal> {
         let max = self.config().settings.max_client_conn;
         if self.shutdown.is_begun() {
             return Err(Refusal::ShuttingDown);
@@ -172,12 +182,11 @@ impl Front {
         if state.clients.len() >= max as usize {
             return Err(Refusal::TooManyClients { max });
         }
-        drop(state);
-        self.pool(database, user, at_start)
+        Ok(())
     }
 
     /// Says why, once, and closes. `unsent`: what the client should read before it.
-    fn turn_away(&self, stream: &Stream, refusal: &Refusal, mut unsent: Vec<u8>) {
+    pub(super) fn turn_away(&self, stream: &Stream, refusal: &Refusal, mut unsent: Vec<u8>) {
         if self.config().settings.log_pooler_errors {
             let ends = stream.ends();
             info!(from = %format!("{}:{}", ends.peer.0, ends.peer.1), "client refused: {refusal}");

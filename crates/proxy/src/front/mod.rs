@@ -9,6 +9,7 @@ mod connect;
 mod control;
 mod listen;
 mod login;
+mod replication;
 mod show;
 mod shutdown;
 
@@ -449,12 +450,12 @@ impl State {
 /// Is it for want of a slot, and is it final for those who wait?
 fn classify(failure: &LoginFailure) -> (Failure, bool) {
     match failure {
-        LoginFailure::Refused { sqlstate, .. } if &**sqlstate == pgsluice_wire::sqlstate::TOO_MANY_CONNECTIONS => {
+        LoginFailure::Refused(error) if error.sqlstate == pgsluice_wire::sqlstate::TOO_MANY_CONNECTIONS => {
             (Failure::Full, false)
         }
         // Starting up, shutting down, short of something, cut off: all of that passes.
-        LoginFailure::Refused { sqlstate, .. } => {
-            let passing = ["57", "53", "08"].iter().any(|class| sqlstate.starts_with(class));
+        LoginFailure::Refused(error) => {
+            let passing = ["57", "53", "08"].iter().any(|class| error.sqlstate.starts_with(class));
             (Failure::Other, !passing)
         }
         LoginFailure::NoCredential { .. } | LoginFailure::Impostor => (Failure::Other, true),

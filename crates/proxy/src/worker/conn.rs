@@ -50,6 +50,12 @@ pub(crate) struct Linked {
     pub(crate) server: Box<Server>,
 }
 
+impl Live {
+    pub(crate) fn new(info: ServerInfo, prepared: usize) -> Self {
+        Self { info, prepared: Cell::new(prepared) }
+    }
+}
+
 impl Conn {
     /// Says good-bye; whether it is heard does not matter.
     pub(crate) fn close(self) {
@@ -61,7 +67,7 @@ impl Conn {
 
 impl Idle {
     pub(crate) fn unpack(server: NewServer) -> io::Result<Self> {
-        let live = Live { info: server.info, prepared: Cell::new(server.server.server().prepared_count()) };
+        let live = Live::new(server.info, server.server.server().prepared_count());
         let conn = Conn {
             stream: server.parcel.unpack()?,
             live: Rc::new(live),

@@ -6,6 +6,7 @@ mod recover;
 mod slot;
 mod snapshot;
 mod tick;
+mod tunnel;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -152,6 +153,7 @@ impl Worker {
         let now = Instant::now();
         match message {
             ToWorker::Client(client) => self.accept(*client),
+            ToWorker::Tunnel(tunnel) => self.open_tunnel(*tunnel),
             ToWorker::Server { pool, server } => self.add_server(pool, *server, now),
             ToWorker::Refuse { pool, refusal } => self.refuse(pool, &refusal),
             ToWorker::Shed { pool, to } => self.shed(pool, to, now),

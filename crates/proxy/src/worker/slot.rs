@@ -25,6 +25,8 @@ pub(crate) enum Doing {
     Active,
     /// Linked, and its server waits for it.
     IdleInTransaction,
+    /// It has a WAL sender of its own.
+    Replicating,
 }
 
 /// The answer to a checkout that had to wait.

@@ -33,7 +33,7 @@ impl Worker {
             state: match doing {
                 Doing::Idle => ConnState::Idle,
                 Doing::Waiting => ConnState::Waiting,
-                Doing::Active | Doing::IdleInTransaction => ConnState::Active,
+                Doing::Active | Doing::IdleInTransaction | Doing::Replicating => ConnState::Active,
             },
             addr: slot.ends.peer.0.clone(),
             port: slot.ends.peer.1,

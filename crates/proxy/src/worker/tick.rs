@@ -128,7 +128,7 @@ fn overdue(slot: &Slot, timeouts: &Timeouts, now: Instant) -> Option<Refusal> {
     let since = slot.since.get();
     match slot.doing.get() {
         Doing::Idle => over(slot.client_idle, since).then_some(Refusal::ClientIdleTimeout),
-        Doing::Waiting => None,
+        Doing::Waiting | Doing::Replicating => None,
         Doing::Active if over(timeouts.query, since) => Some(Refusal::QueryTimeout),
         Doing::IdleInTransaction if over(timeouts.idle_transaction, since) => Some(Refusal::IdleTransactionTimeout),
         Doing::Active | Doing::IdleInTransaction => {

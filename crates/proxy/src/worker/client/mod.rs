@@ -534,7 +534,7 @@ impl ReadyErr for Poll<io::Result<()>> {
     }
 }
 
-fn poll_read(stream: &mut Stream, scratch: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+pub(super) fn poll_read(stream: &mut Stream, scratch: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     let mut buf = ReadBuf::new(scratch);
     stream.poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
 }

@@ -1,0 +1,185 @@
+//! A replication connection: one client, one WAL sender of its own, and every byte passed on as it came.
+//!
+//! Nothing of it is understood here, so there is nothing to pool: the server was opened for this client with its own
+//! startup parameters, and is closed with it. PostgreSQL counts WAL senders apart (`max_wal_senders`), so no permit is held.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use pgsluice_session::{CancelKey, Params};
+use pgsluice_wire::{BackendWriter, TxStatus};
+use tokio::task::spawn_local;
+use tracing::{debug, info};
+
+use super::client::poll_read;
+use super::conn::Live;
+use super::slot::{Doing, Slot};
+use super::{State, Worker};
+use crate::buffer::Buffer;
+use crate::message::{NewTunnel, ToFront};
+use crate::net::Stream;
+
+/// One end, and what waits to be written to it.
+struct End {
+    stream: Stream,
+    outbox: Buffer,
+}
+
+/// How one direction stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// Bytes came and were passed on.
+    Moved,
+    /// Nothing can move now.
+    Still,
+    /// Who speaks has hung up.
+    SourceGone,
+    /// Who listens has.
+    SinkGone,
+}
+
+/// The task.
+struct Tunnel {
+    worker: Rc<Worker>,
+    slot: Rc<Slot>,
+    key: CancelKey,
+    client: End,
+    server: End,
+    /// The server has hung up: what it said last is still to be delivered.
+    server_gone: bool,
+}
+
+impl Worker {
+    /// Begins to pass on what both sides say.
+    pub(super) fn open_tunnel(self: &Rc<Self>, new: NewTunnel) {
+        let NewTunnel { client, server, info, key, params } = new;
+        let slot = Rc::new(Slot::new(&client));
+        let ends = client.parcel.unpack().and_then(|client| Ok((client, server.unpack()?)));
+        let (stream, server) = match ends {
+            Ok(ends) => ends,
+            Err(error) => {
+                debug!(%error, "a replication connection could not be registered");
+                return self.tell(ToFront::ClientGone { pid: slot.pid });
+            }
+        };
+        slot.set_doing(Doing::Replicating, Instant::now());
+        *slot.link.borrow_mut() = Some(Rc::new(Live::new(info, 0)));
+        let mut to_client = Buffer::default();
+        to_client.push(&client.late);
+        greet(to_client.tail(), &slot, &params);
+        let mut to_server = Buffer::default();
+        to_server.push(&client.early);
+        let mut state = self.cell.borrow_mut();
+        state.clients.insert(slot.pid, slot.clone());
+        let pool = state.pool(slot.pool);
+        pool.clients += 1;
+        pool.stats.client_login_count += 1;
+        drop(state);
+        let client = End { stream, outbox: to_client };
+        let server = End { stream: server, outbox: to_server };
+        spawn_local(Tunnel { worker: self.clone(), slot, key, client, server, server_gone: false });
+    }
+}
+
+/// What PostgreSQL told at its login, with the client's own key for cancel requests.
+fn greet(out: &mut Vec<u8>, slot: &Slot, params: &Params) {
+    for (name, value) in params.iter() {
+        BackendWriter(out).parameter_status(name.as_bytes(), value.as_bytes());
+    }
+    BackendWriter(out).key_data(slot.pid, &slot.secret);
+    BackendWriter(out).ready(TxStatus::Idle);
+}
+
+impl Tunnel {
+    /// Moves what can be moved. `Err`: it is over, and why.
+    fn run(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), &'static str> {
+        if self.slot.kill.take().is_some() {
+            // No word of ours: where messages begin in what went before is not known here.
+            return Err("closed by pgsluice");
+        }
+        if let Some(asker) = self.slot.cancel.take() {
+            let address = state.pool(self.slot.pool).spec.target.address.clone();
+            let done = tokio::sync::oneshot::channel().0;
+            self.worker.tell(ToFront::Cancel { address, key: self.key.clone(), done, asker: Some(asker) });
+        }
+        loop {
+            let mut scratch = std::mem::take(&mut state.scratch);
+            let to_client = if self.server_gone {
+                deliver(&mut self.client, cx)
+            } else {
+                move_on(&mut self.server, &mut self.client, &mut scratch, cx)
+            };
+            let to_server = if self.server_gone {
+                Flow::Still
+            } else {
+                move_on(&mut self.client, &mut self.server, &mut scratch, cx)
+            };
+            state.scratch = scratch;
+            self.server_gone |= to_client == Flow::SourceGone;
+            if to_client == Flow::SinkGone || to_server == Flow::SourceGone {
+                return Err("client hung up");
+            }
+            if self.server_gone && self.client.outbox.is_empty() {
+                return Err("server hung up");
+            }
+            // A server that takes nothing more has something to say, or its end comes next.
+            if to_client != Flow::Moved && to_server != Flow::Moved {
+                return Ok(());
+            }
+        }
+    }
+
+    fn finish(&self, state: &mut State, reason: &str) {
+        state.clients.remove(&self.slot.pid);
+        let entry = state.pool(self.slot.pool);
+        entry.clients -= 1;
+        if entry.spec.log_disconnections {
+            info!(client = self.slot.id, user = %self.slot.user, database = %entry.spec.database, %reason, "replication client gone");
+        }
+        self.worker.tell(ToFront::ClientGone { pid: self.slot.pid });
+    }
+}
+
+/// Passes on what one end has said, unless the other has not taken the last of it yet.
+fn move_on(from: &mut End, to: &mut End, scratch: &mut [u8], cx: &mut Context<'_>) -> Flow {
+    let waiting = deliver(to, cx);
+    if waiting == Flow::SinkGone || !to.outbox.is_empty() {
+        return waiting;
+    }
+    match poll_read(&mut from.stream, scratch, cx) {
+        Poll::Pending => Flow::Still,
+        Poll::Ready(Ok(0) | Err(_)) => Flow::SourceGone,
+        Poll::Ready(Ok(n)) => match to.outbox.send(std::iter::once(&scratch[..n]), &mut to.stream, cx) {
+            Ok(()) => Flow::Moved,
+            Err(_) => Flow::SinkGone,
+        },
+    }
+}
+
+/// Writes what waits for one end.
+fn deliver(to: &mut End, cx: &mut Context<'_>) -> Flow {
+    match to.outbox.poll_flush(&mut to.stream, cx) {
+        Poll::Ready(Err(_)) => Flow::SinkGone,
+        _ => Flow::Still,
+    }
+}
+
+impl Future for Tunnel {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.slot.register(cx.waker());
+        let worker = this.worker.clone();
+        let mut state = worker.cell.borrow_mut();
+        match this.run(&mut state, cx) {
+            Ok(()) => Poll::Pending,
+            Err(reason) => {
+                this.finish(&mut state, reason);
+                Poll::Ready(())
+            }
+        }
+    }
+}
