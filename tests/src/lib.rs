@@ -22,6 +22,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod shuffle;
+pub mod stage;
 pub mod wire;
 
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 pub use pooler::Pooler;
 pub use postgres::{APP, APP_MD5, APP_PLAIN, APP_TRUST, Login, Postgres, SUPERUSER, Version};
 pub use shuffle::Shuffle;
+pub use stage::under_shuffle;
 pub use wire::{Raw, Reply};
 
 /// Asks `probe` every 20 ms until it holds or `limit` has passed; says which.

@@ -11,8 +11,10 @@ use crate::pooler::Pooler;
 use crate::postgres::Login;
 use crate::wire::{Raw, message, show};
 
-/// Names that psycopg, asyncpg, tokio-postgres, pgbench and node-postgres programs give their first statements.
-const NAMES: [&str; 6] = ["_pg3_0", "__asyncpg_stmt_1__", "s0", "P_0", "P0_0", "by_id"];
+/// Names that psycopg, asyncpg, tokio-postgres, pgbench, node-postgres, JDBC, pgx and sqlx programs give their first
+/// statements.
+const NAMES: [&str; 9] =
+    ["_pg3_0", "__asyncpg_stmt_1__", "s0", "P_0", "P0_0", "by_id", "S_1", "lrupsc_1_0", "sqlx_s_1"];
 
 /// The running clients; stopped on drop, which fails the test if any of them saw something wrong.
 pub struct Shuffle {
@@ -40,13 +42,18 @@ impl Shuffle {
         Shuffle { threads: threads.collect(), stop, rounds }
     }
 
+    /// How many rounds they have made so far.
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
     /// Ends the clients and returns how many rounds they made.
     ///
     /// # Panics
     /// When one of them saw an error or an answer that was not its own.
     pub fn finish(mut self) -> u64 {
         self.join();
-        self.rounds.load(Ordering::Relaxed)
+        self.rounds()
     }
 
     fn join(&mut self) {
