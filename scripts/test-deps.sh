@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes the machine ready for `make test`: PostgreSQL, Python and Node.js from Debian, drivers and a second PostgreSQL
-# (18) at pinned versions under target/test-env. Quick when everything is there. PGSLUICE_TEST_ENV names another directory.
+# Makes the machine ready for `make test`: PostgreSQL, Python, Node.js and Java with its driver from Debian; other drivers
+# and a second PostgreSQL (18) at pinned versions under target/test-env. Quick when everything is there.
+# PGSLUICE_TEST_ENV names another directory.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
@@ -20,6 +21,8 @@ command -v python3 >/dev/null || missing+=(python3)
 has_venv || missing+=(python3-venv)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
+command -v javac >/dev/null || missing+=(default-jdk-headless)
+[ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java)
 
 install_packages "${missing[@]}"
 

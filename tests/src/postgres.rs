@@ -20,7 +20,7 @@ use crate::wire::Raw;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings of every cluster; a test's own come after and win.
-const FAST: [(&str, &str); 9] = [
+const FAST: [(&str, &str); 10] = [
     ("listen_addresses", "127.0.0.1"),
     ("fsync", "off"),
     ("synchronous_commit", "off"),
@@ -30,6 +30,7 @@ const FAST: [(&str, &str); 9] = [
     ("jit", "off"),
     ("timezone", "UTC"),
     ("log_connections", "off"),
+    ("max_prepared_transactions", "10"),
 ];
 
 /// Who may log in and how PostgreSQL asks for the password.

@@ -76,6 +76,14 @@ pub fn node(script: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// A Java program of this crate in one file, with Debian's JDBC driver.
+pub fn java(script: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("java");
+    command.args(["-XX:TieredStopAtLevel=1", "-cp", "/usr/share/java/postgresql.jar"]);
+    command.arg(script_path(script)).args(arguments);
+    command
+}
+
 /// Raises this process's limit on open files, and so that of everything it starts from now on, as far as the
 /// system allows: a thousand clients need more than the usual 1024.
 pub fn allow_many_files() {
