@@ -122,6 +122,27 @@ impl Pooler {
         self.process.pid()
     }
 
+    /// Memory it has resident now, in KiB.
+    pub fn resident(&self) -> usize {
+        self.status("VmRSS")
+    }
+
+    /// The most memory it has had resident, in KiB, since it started or [`Pooler::forget_peak`].
+    pub fn peak(&self) -> usize {
+        self.status("VmHWM")
+    }
+
+    /// What it has resident now becomes its peak.
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("a child's peak can be reset");
+    }
+
+    fn status(&self, field: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running process");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("the kernel reports it");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of KiB")
+    }
+
     /// Waits for a log line that contains `text`.
     pub fn wait_for_line(&mut self, text: &str, limit: Duration) -> bool {
         self.process.wait_for_line(text, limit)

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use postgres_protocol::authentication::{md5_hash, sasl};
@@ -15,6 +16,20 @@ pub mod message;
 
 /// A reply that takes longer than this is a failure; long enough for a busy two-core machine.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is read of a message at once when it is not to be held.
+const SKIM_LEN: usize = 64 << 10;
+
+/// A message that was read and let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skimmed {
+    /// The type byte.
+    pub tag: u8,
+    /// Bytes of its body.
+    pub length: usize,
+    /// The last of them, 64 KiB at most: all of a short one.
+    pub end: Vec<u8>,
+}
 
 /// One message from the server.
 #[derive(Clone, PartialEq, Eq)]
@@ -202,9 +217,26 @@ impl Raw {
 
     /// Writes bytes from a thread of its own, so that the caller can read meanwhile: a peer that stops
     /// reading until its answers are read must not deadlock the test.
-    pub fn send_aside(&self, bytes: Vec<u8>) -> std::thread::JoinHandle<io::Result<()>> {
+    pub fn send_aside(&self, bytes: Vec<u8>) -> JoinHandle<io::Result<()>> {
         let mut stream = self.reader.get_ref().try_clone().expect("a socket can be shared");
         std::thread::spawn(move || stream.write_all(&bytes))
+    }
+
+    /// Writes `front`, so many bytes `x`, and `back`, without holding them, in a thread of its own as
+    /// [`Raw::send_aside`] does.
+    pub fn send_filled(&self, front: Vec<u8>, filling: usize, back: Vec<u8>) -> JoinHandle<io::Result<()>> {
+        let mut stream = self.reader.get_ref().try_clone().expect("a socket can be shared");
+        std::thread::spawn(move || {
+            stream.write_all(&front)?;
+            let part = [b'x'; SKIM_LEN];
+            let mut left = filling;
+            while left > 0 {
+                let n = left.min(part.len());
+                stream.write_all(&part[..n])?;
+                left -= n;
+            }
+            stream.write_all(&back)
+        })
     }
 
     /// Reads one message. ParameterStatus is noted as well as returned.
@@ -221,6 +253,24 @@ impl Raw {
             self.parameters.insert(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         }
         Ok(reply)
+    }
+
+    /// Reads one message of any length without holding it: its type, its length without the head, and its last bytes.
+    pub fn recv_unheld(&mut self) -> io::Result<Skimmed> {
+        let mut head = [0; 5];
+        self.reader.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        assert!(length >= 4, "a message of type {:?} claims {length} bytes", char::from(head[0]));
+        let mut left = length - 4;
+        let mut part = vec![0; left.min(SKIM_LEN)];
+        while left > part.len() {
+            let n = part.len().min(left - part.len());
+            self.reader.read_exact(&mut part[..n])?;
+            left -= n;
+        }
+        self.reader.read_exact(&mut part[..left])?;
+        part.truncate(left);
+        Ok(Skimmed { tag: head[0], length: length - 4, end: part })
     }
 
     /// Reads until ReadyForQuery, ParameterStatus left out.

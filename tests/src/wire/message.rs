@@ -8,6 +8,12 @@ pub fn tagged(tag: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The beginning of a message of whose body `rest` bytes are still to come.
+pub fn begun(tag: u8, front: &[u8], rest: usize) -> Vec<u8> {
+    let length = u32::try_from(4 + front.len() + rest).expect("a length field can say it");
+    [&[tag], &length.to_be_bytes()[..], front].concat()
+}
+
 /// A message without a type byte: those that open a connection.
 pub fn untagged(body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len() + 4).expect("test messages are small");
