@@ -299,3 +299,29 @@ fn a_client_that_pours_into_a_server_that_does_not_read() {
         assert_eq!(answer(&mut client, sent).last.last(), Some(&b'7'));
     });
 }
+
+#[test]
+fn a_named_statement_of_any_length_is_held_or_refused() {
+    const HELD: usize = 4_000_000;
+    let run = [m::bind("", "long", &[]), m::execute("", 0), m::sync()].concat();
+    let long = |client: &mut Raw, filling: usize| {
+        let (front, end) = (&b"long\0SELECT 7 /*"[..], &b"*/\0\0\0"[..]);
+        let front = [m::parse("before", "SELECT 1", &[]), m::begun(b'P', front, filling + end.len())].concat();
+        let sent = client.send_filled(front, filling, [end, &run].concat());
+        answer(client, sent)
+    };
+    within_bounds("a named statement as long as they may be", |client| {
+        assert_eq!(long(client, HELD).last.last(), Some(&b'7'));
+        // On another server it is prepared once more.
+        client.query("SELECT pg_terminate_backend(pg_backend_pid())");
+        assert_eq!(show(&client.exchange(&run)), ["2", "D 7", "C SELECT 1", "Z I"]);
+    });
+    within_bounds("a longer named statement", |client| {
+        client.run("BEGIN");
+        let tally = long(client, much());
+        assert!(tally.text().contains("C54000"), "{}", tally.text());
+        assert_eq!((tally.messages(b'1'), tally.messages(b'E'), tally.messages(b'2')), (1, 1, 0));
+        assert_eq!(show(&client.query("ROLLBACK")), ["C ROLLBACK", "Z I"]);
+        assert_eq!(show(&client.exchange(&run)), ["E 26000", "Z I"]);
+    });
+}

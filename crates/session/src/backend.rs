@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use pgsluice_wire::{
-    BackendWriter, CommandComplete, HEAD_LEN, Head, ParameterStatus, Report, TxStatus, field, ready_status, sqlstate,
-    tag::backend,
+    BackendWriter, CommandComplete, HEAD_LEN, Head, ParameterStatus, Report, Severity, TxStatus, field, ready_status,
+    sqlstate, tag::backend,
 };
 
+use crate::error::Refusal;
 use crate::frontend::Session;
 use crate::ledger::Owed;
 use crate::plan::Plan;
@@ -278,6 +279,12 @@ impl Server {
                     Some(code) if code == sqlstate::INVALID_STATEMENT_NAME.as_bytes() => self.prepared.remove(id),
                     _ => {}
                 }
+            }
+            &Owed::ParseTooLong { max }
+                if report.is_some_and(|r| r.sqlstate() == sqlstate::INVALID_STATEMENT_NAME.as_bytes()) =>
+            {
+                ctx.plan.insert(|out| Refusal::StatementTooLong { max }.write(Severity::Error, out));
+                shown = false;
             }
             // A cancel that came late may hit a command of ours; it hit nobody else.
             Owed::HiddenQuery

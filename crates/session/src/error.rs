@@ -130,6 +130,11 @@ pub enum Refusal {
     Unreachable(Box<str>),
     /// Statement pooling, and the client opened a transaction block.
     BlockInStatementPooling,
+    /// A named statement that is too long to be kept.
+    StatementTooLong {
+        /// The limit, in bytes of its Parse message.
+        max: usize,
+    },
     /// Something PostgreSQL can do and we cannot yet.
     Unsupported(Box<str>),
     /// Bytes came in the clear behind a request for encryption.
@@ -209,6 +214,11 @@ impl Refusal {
             BlockInStatementPooling => {
                 (sqlstate::PROTOCOL_VIOLATION, "transaction blocks not allowed in statement pooling mode".into(), "")
             }
+            StatementTooLong { max } => (
+                sqlstate::PROGRAM_LIMIT_EXCEEDED,
+                format!("a named prepared statement may not be longer than {max} bytes"),
+                "Send its data as parameters, or use the unnamed statement, which has no such limit.",
+            ),
             Unsupported(what) => {
                 (sqlstate::FEATURE_NOT_SUPPORTED, format!("{what} is not supported by pgsluice yet"), "")
             }

@@ -15,8 +15,9 @@ use crate::server::{NOBODYS, Server};
 use crate::settings::{Replay, Settings, same};
 use crate::statement::{GUARD, Names, RESERVED_PREFIX, Statement};
 
-/// Longest Parse of a named statement, in bytes: it is read whole, as its content is its identity.
-const PARSE_MAX: usize = 64 << 20;
+/// Longest Parse of a named statement, in bytes. It is read whole, as its content is its identity, and so can take three
+/// times its length for a while: as it was read, as it is kept, and on its way to a server that is slow to take it.
+const PARSE_MAX: usize = 4 << 20;
 /// Longest pair of names in a Bind, and longest Describe or Close, in bytes.
 const NAMES_MAX: usize = 16 << 10;
 /// Front of a Query or Parse that is waited for before any of it is passed on, in bytes: longer than a DEALLOCATE.
@@ -599,6 +600,9 @@ impl Session {
     }
 
     fn parse_named(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        if message.head.total() > PARSE_MAX {
+            return Ok(self.refuse_parse(message, server, ctx));
+        }
         let Some(body) = message.whole(PARSE_MAX, "Parse")? else { return Ok(Step::Blocked(Want::More)) };
         let parse = Parse::read(body)?;
         if server.ledger.has_ready_ahead() && !server.copying_in {
@@ -632,6 +636,14 @@ impl Session {
         ctx.counters.server_parses += 1;
         server.owe(Owed::Parse { name, statement });
         Ok(Step::Taken)
+    }
+
+    /// It is too long to be kept. The error is for PostgreSQL to raise, in its turn and with all that follows from one: it
+    /// is asked for a statement that it cannot have, and [`Refusal::StatementTooLong`] takes the place of what it says.
+    fn refuse_parse(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
+        ctx.plan.insert(|out| FrontendWriter(out).describe_statement(&guard(RESERVED_PREFIX.as_bytes())));
+        server.owe(Owed::ParseTooLong { max: PARSE_MAX });
+        self.discard(message)
     }
 
     fn bind(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {

@@ -40,6 +40,8 @@ pub(crate) enum Owed {
     Parse { name: Arc<[u8]>, statement: Arc<Statement> },
     /// A Parse under a name the client already has: PostgreSQL will refuse it.
     ParseTaken { old: Named, statement: Arc<Statement> },
+    /// A Parse of more bytes than this, which the server did not get: it got what fails in its place.
+    ParseTooLong { max: usize },
     /// A Bind, and the named statement it takes.
     Bind(Option<Named>),
     /// A Describe of a statement, and the named one it is.

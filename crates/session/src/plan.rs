@@ -5,6 +5,9 @@
 
 use std::ops::Range;
 
+/// Capacity that a plan keeps for each of its kinds of bytes, in bytes.
+const KEEP_MAX: usize = 128 << 10;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
     Input(Range<usize>),
@@ -23,11 +26,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Forgets everything; capacity stays.
+    /// Forgets everything; capacity stays, as far as it is of use every day.
     pub fn clear(&mut self) {
         self.pieces.clear();
-        self.own.clear();
-        self.reply.clear();
+        for bytes in [&mut self.own, &mut self.reply] {
+            bytes.clear();
+            bytes.shrink_to(KEEP_MAX);
+        }
         self.flush_due = false;
     }
 

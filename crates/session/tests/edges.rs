@@ -454,3 +454,23 @@ fn the_model_hangs_up_on_a_query_in_the_middle_of_a_copy() {
     assert!(wire.model.is_closed());
     assert_eq!(tags(&wire.model.out), "GEE");
 }
+
+#[test]
+fn a_named_statement_that_is_too_long_fails_in_its_turn_and_is_not_held() {
+    let mut talk = Talk::new(1, 2);
+    let long = f::parse("long", &"x".repeat(5 << 20));
+    talk.say(&[f::query("begin")]);
+    talk.whisper(&[f::parse("a", "select 1"), long.clone(), f::parse("b", "select 2"), sync()]);
+    assert!(talk.world.clients[0].sent.is_empty(), "it is taken as it comes");
+    let seen = talk.say(&[]);
+    assert_eq!(tags(&seen), "1EZ");
+    assert_eq!(errors(&seen), ["54000 a named prepared statement may not be longer than 4194304 bytes"]);
+    assert_eq!(seen.last(), Some(&b'E'), "the transaction has failed");
+    // Behind an error of PostgreSQL's it is skipped like everything else.
+    talk.whisper(&[f::parse("c", "bad"), long, sync()]);
+    assert_eq!(errors(&talk.say(&[])), ["42601 syntax error at or near \"bad\""]);
+    let seen = talk.say(&[f::query("rollback"), f::bind("", "b", &[]), sync()]);
+    assert_eq!(errors(&seen), ["26000 prepared statement \"b\" does not exist"], "what followed it never ran");
+    let seen = talk.say(&[f::bind("", "a", &[]), f::execute("", 0), sync()]);
+    assert_eq!(tags(&seen), "2DCZ");
+}
