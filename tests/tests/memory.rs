@@ -325,3 +325,33 @@ fn a_named_statement_of_any_length_is_held_or_refused() {
         assert_eq!(show(&client.exchange(&run)), ["E 26000", "Z I"]);
     });
 }
+
+/// A short Bind of a statement that its server lacks brings the statement's whole text along.
+#[test]
+fn long_statements_that_are_prepared_again_and_again() {
+    const STATEMENTS: usize = 8;
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let text = format!(
+        "listen_addr = \"127.0.0.1\"\nlisten_port = {{port}}\nadmin_users = [\"app\"]\ndefault_pool_size = 1\n\
+         max_prepared_statements = 1\n[databases.{database}]\nhost = \"127.0.0.1\"\nport = {}\n\
+         [users.app]\npassword = \"{}\"\n",
+        postgres.port(),
+        APP.password
+    );
+    // Its server keeps one of them, so each Bind is in front of a Parse.
+    let pooler = Pooler::file("pgsluice.toml", &text, APP);
+    let mut client = pooler.connect(APP, &database);
+    client.run("SELECT 1");
+    let text = |n: usize| format!("SELECT {n} /* {} */", "x".repeat(1 << 20));
+    for n in 0..STATEMENTS {
+        client.exchange(&[m::parse(&n.to_string(), &text(n), &[]), m::sync()].concat());
+    }
+    let rounds = 20;
+    let run = |n: usize| [m::bind("", &n.to_string(), &[]), m::execute("", 0)].concat();
+    let all: Vec<u8> = (0..STATEMENTS).flat_map(run).collect();
+    measured(&pooler, "statements of 1 MiB prepared again and again", || {
+        let sent = client.send_aside([all.repeat(rounds), m::sync()].concat());
+        assert_eq!(answer(&mut client, sent).messages(b'D'), rounds * STATEMENTS);
+    });
+}

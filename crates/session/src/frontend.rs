@@ -49,6 +49,8 @@ pub enum Want {
     Checkout,
     /// Progress on the server's side first.
     Server,
+    /// The plan carried out first, and the server to have taken it: there is more input to look at.
+    Room,
     /// To be closed: the client said Terminate.
     Close,
 }
@@ -239,6 +241,9 @@ impl Session {
         let mut at = self.take_rest(input, ctx);
         loop {
             let Some(head) = Head::read(&input[at..])? else { return Ok(Progress { consumed: at, want: Want::More }) };
+            if ctx.plan.is_full() {
+                return Ok(Progress { consumed: at, want: Want::Room });
+            }
             let message = Message { head, at, end: (at + head.total()).min(input.len()), input };
             let step = match server.as_deref_mut() {
                 _ if head.tag == frontend::TERMINATE => return Ok(Progress { consumed: at, want: Want::Close }),

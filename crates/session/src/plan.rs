@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+/// Bytes of our own after which a plan is to be carried out before it grows further.
+const OWN_MAX: usize = 64 << 10;
 /// Capacity that a plan keeps for each of its kinds of bytes, in bytes.
 const KEEP_MAX: usize = 128 << 10;
 
@@ -34,6 +36,11 @@ impl Plan {
             bytes.shrink_to(KEEP_MAX);
         }
         self.flush_due = false;
+    }
+
+    /// Is it to be carried out before more of the input is looked at? A short message can bring a long one of ours.
+    pub(crate) fn is_full(&self) -> bool {
+        self.own.len() >= OWN_MAX
     }
 
     /// Is there nothing to forward?

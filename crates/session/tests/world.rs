@@ -214,7 +214,7 @@ impl World {
             client.waiting = progress.want == Want::Checkout;
             match progress.want {
                 Want::Checkout if !self.checkout(i) => return moved,
-                Want::Checkout => moved = true,
+                Want::Checkout | Want::Room => moved = true,
                 Want::More | Want::Server => return moved,
                 Want::Close => {
                     self.clients[i].closed = true;

@@ -46,6 +46,8 @@ enum Block {
     Queue(Ticket),
     /// Progress of its server.
     Server,
+    /// Its server to have taken what was sent.
+    Room,
 }
 
 /// The task.
@@ -94,13 +96,19 @@ impl Client {
         }
         loop {
             let mut progress = false;
-            if !self.hold && self.outbox.poll_flush(&mut self.stream, cx).is_ready_err() {
+            // What is held for the server's answer is not to keep us from reading what the answer depends on.
+            let held = self.hold && self.outbox.len() < OUTBOX_MAX;
+            if !held && self.outbox.poll_flush(&mut self.stream, cx).is_ready_err() {
                 return Err(End::Vanished);
             }
             if let Some(link) = &mut self.link
                 && link.conn.outbox.poll_flush(&mut link.conn.stream, cx).is_ready_err()
             {
                 self.lose_server(state, Refusal::ServerLost, cx)?;
+                progress = true;
+            }
+            if self.block == Block::Room && self.is_unclogged() {
+                self.process_inbox(state, cx)?;
                 progress = true;
             }
             if self.link.is_some() && (self.hold || self.outbox.len() < OUTBOX_MAX) {
@@ -303,6 +311,11 @@ impl Client {
                     self.block = Block::Server;
                     break;
                 }
+                Want::Room if self.is_unclogged() => {}
+                Want::Room => {
+                    self.block = Block::Room;
+                    break;
+                }
                 Want::Checkout if self.checkout(state)? => {}
                 Want::Checkout => break,
             }
@@ -327,13 +340,17 @@ impl Client {
         Ok(conn.outbox.send(plan.slices(input), &mut conn.stream, cx).is_ok())
     }
 
+    /// Has its server, if it has one, taken all it was sent?
+    fn is_unclogged(&self) -> bool {
+        self.link.as_ref().is_none_or(|l| l.conn.outbox.is_empty())
+    }
+
     /// Reads from the client once. Was there anything?
     fn read_client(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<bool, End> {
         // Who waits is read ahead a little, so that its end is noticed.
         let waits = self.block != Block::None || self.phase == Phase::Welcome;
         let full = waits && self.inbox.len() >= AHEAD_MAX;
-        let clogged = self.link.as_ref().is_some_and(|l| !l.conn.outbox.is_empty());
-        if full || clogged || self.outbox.len() >= OUTBOX_MAX {
+        if full || !self.is_unclogged() || self.outbox.len() >= OUTBOX_MAX {
             return Ok(false);
         }
         let mut scratch = std::mem::take(&mut state.scratch);
