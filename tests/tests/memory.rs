@@ -326,6 +326,29 @@ fn a_named_statement_of_any_length_is_held_or_refused() {
     });
 }
 
+#[test]
+fn statements_are_forgotten_with_their_clients() {
+    const STATEMENTS: usize = 20_000;
+    let (pooler, _client, database) = pooler_of("1");
+    measured(&pooler, "clients with 20,000 statements each, one after the other", || {
+        for number in 0..3 {
+            let mut client = pooler.connect(APP, &database);
+            for from in (0..STATEMENTS).step_by(1_000) {
+                let one = |n: usize| m::parse(&n.to_string(), &format!("SELECT {n}, {number}"), &[]);
+                let all: Vec<u8> = (from..from + 1_000).flat_map(one).collect();
+                assert_eq!(client.exchange(&[all, m::sync()].concat()).len(), 1_001);
+            }
+        }
+    });
+    measured(&pooler, "statements of 1 MB, closed or left behind", || {
+        for number in 0..40 {
+            let mut client = pooler.connect(APP, &database);
+            let parse = |n: usize| m::parse("p", &format!("SELECT {n} /* {number} {} */", "x".repeat(1 << 20)), &[]);
+            client.exchange(&[parse(1), m::close(b'S', "p"), parse(2), m::sync()].concat());
+        }
+    });
+}
+
 /// A short Bind of a statement that its server lacks brings the statement's whole text along.
 #[test]
 fn long_statements_that_are_prepared_again_and_again() {

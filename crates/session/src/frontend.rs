@@ -13,7 +13,7 @@ use crate::error::{Refusal, Violation};
 use crate::ledger::{Named, Owed};
 use crate::server::{NOBODYS, Server};
 use crate::settings::{Replay, Settings, same};
-use crate::statement::{GUARD, Names, RESERVED_PREFIX, Statement};
+use crate::statement::{GUARD, Names, RESERVED_PREFIX, Registry, Statement};
 
 /// Longest Parse of a named statement, in bytes. It is read whole, as its content is its identity, and so can take three
 /// times its length for a while: as it was read, as it is kept, and on its way to a server that is slow to take it.
@@ -172,6 +172,11 @@ impl Session {
     /// Named statements it has.
     pub fn statement_count(&self) -> usize {
         self.names.len()
+    }
+
+    /// It ends: statements that it alone has are forgotten.
+    pub fn end(&mut self, registry: &mut Registry) {
+        std::mem::take(&mut self.names).into_values().for_each(|statement| registry.release(statement));
     }
 
     /// How it is pooled.

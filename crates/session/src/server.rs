@@ -359,7 +359,7 @@ impl Server {
         for stale in self.prepared.take_stale() {
             self.close_hidden(stale, plan);
         }
-        while let Some(old) = self.prepared.pop_over(max.saturating_sub(1)) {
+        while let Some(old) = self.prepared.pop_over(max.saturating_sub(1), statement.content().len()) {
             self.close_hidden(old, plan);
         }
         self.prepared.insert(statement.clone());

@@ -10,6 +10,10 @@ use lru::LruCache;
 
 /// Prepared statements a registry holds before it first looks for those that nobody uses any more.
 const REGISTRY_SWEEP_MIN: usize = 1024;
+/// The same in bytes of their content.
+const REGISTRY_SWEEP_BYTES_MIN: usize = 4 << 20;
+/// Bytes of content of the statements that a server keeps prepared.
+const PREPARED_BYTES_MAX: usize = 4 << 20;
 
 /// What every name of ours on a server begins with.
 pub(crate) const RESERVED_PREFIX: &str = "pgsluice_";
@@ -71,14 +75,23 @@ pub struct Registry {
     known: HashSet<ByContent>,
     next_id: u64,
     step: u64,
-    sweep_at: usize,
+    /// Bytes of content held.
+    bytes: usize,
+    /// Statements, and bytes of content, at which those that nobody uses are looked for.
+    sweep_at: (usize, usize),
 }
 
 impl Registry {
     /// A registry for worker `index` of `workers`; ids of different workers never meet.
     pub fn new(index: usize, workers: usize) -> Self {
         let (next_id, step) = (index as u64 + 1, workers.max(1) as u64);
-        Self { known: HashSet::new(), next_id, step, sweep_at: REGISTRY_SWEEP_MIN }
+        Self {
+            known: HashSet::new(),
+            next_id,
+            step,
+            bytes: 0,
+            sweep_at: (REGISTRY_SWEEP_MIN, REGISTRY_SWEEP_BYTES_MIN),
+        }
     }
 
     /// The statement with this content.
@@ -86,9 +99,10 @@ impl Registry {
         if let Some(found) = self.known.get(content) {
             return found.0.clone();
         }
-        if self.known.len() >= self.sweep_at {
+        if self.known.len() >= self.sweep_at.0 || self.bytes + content.len() > self.sweep_at.1 {
             self.sweep();
         }
+        self.bytes += content.len();
         let id = self.next_id;
         self.next_id += self.step;
         let server_name = format!("{RESERVED_PREFIX}{id}").into();
@@ -107,10 +121,20 @@ impl Registry {
         self.known.is_empty()
     }
 
-    /// Drops what no client and no server uses; the next sweep comes when there are twice as many as are left.
+    /// A client that used it does not any more: without others that do, it is dropped.
+    pub(crate) fn release(&mut self, statement: Arc<Statement>) {
+        const OURS_AND_THIS: usize = 2;
+        if Arc::strong_count(&statement) == OURS_AND_THIS && self.known.remove(statement.content()) {
+            self.bytes -= statement.content().len();
+        }
+    }
+
+    /// Drops what no client and no server uses; the next sweep comes when there is twice as much as is left.
     fn sweep(&mut self) {
         self.known.retain(|s| Arc::strong_count(&s.0) > 1);
-        self.sweep_at = (self.known.len() * 2).max(REGISTRY_SWEEP_MIN);
+        self.bytes = self.known.iter().map(|s| s.0.content().len()).sum();
+        let twice = (self.known.len() * 2, self.bytes * 2);
+        self.sweep_at = (twice.0.max(REGISTRY_SWEEP_MIN), twice.1.max(REGISTRY_SWEEP_BYTES_MIN));
     }
 }
 
@@ -121,13 +145,15 @@ pub(crate) type Names = HashMap<Arc<[u8]>, Arc<Statement>>;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     known: LruCache<u64, Arc<Statement>>,
+    /// Bytes of their content.
+    bytes: usize,
     /// Prepared there, but not to be used again: closed before the name is taken anew.
     stale: Vec<Arc<Statement>>,
 }
 
 impl Prepared {
     pub(crate) fn new() -> Self {
-        Self { known: LruCache::unbounded(), stale: Vec::new() }
+        Self { known: LruCache::unbounded(), bytes: 0, stale: Vec::new() }
     }
 
     /// Is it there? Then it is the most recently used.
@@ -136,29 +162,44 @@ impl Prepared {
     }
 
     pub(crate) fn insert(&mut self, statement: Arc<Statement>) {
-        self.known.put(statement.id, statement);
+        self.bytes += statement.content.len();
+        let same = self.known.put(statement.id, statement);
+        self.count_out(same);
     }
 
     pub(crate) fn remove(&mut self, id: u64) {
-        self.known.pop(&id);
+        let gone = self.known.pop(&id);
+        self.count_out(gone);
+    }
+
+    fn count_out(&mut self, gone: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
+        self.bytes -= gone.as_ref().map_or(0, |s| s.content.len());
+        gone
     }
 
     /// The plan of this statement is of no use any more.
     pub(crate) fn spoil(&mut self, id: u64) {
-        self.stale.extend(self.known.pop(&id));
+        let spoilt = self.known.pop(&id);
+        let spoilt = self.count_out(spoilt);
+        self.stale.extend(spoilt);
     }
 
     pub(crate) fn take_stale(&mut self) -> Vec<Arc<Statement>> {
         std::mem::take(&mut self.stale)
     }
 
-    /// The statement to close so that no more than `max` stay.
-    pub(crate) fn pop_over(&mut self, max: usize) -> Option<Arc<Statement>> {
-        if self.known.len() <= max { None } else { self.known.pop_lru().map(|(_, s)| s) }
+    /// The statement to close so that no more than `max` stay, and there is room for one of so many bytes.
+    pub(crate) fn pop_over(&mut self, max: usize, bytes: usize) -> Option<Arc<Statement>> {
+        if self.known.len() <= max && self.bytes + bytes <= PREPARED_BYTES_MAX {
+            return None;
+        }
+        let oldest = self.known.pop_lru().map(|(_, statement)| statement);
+        self.count_out(oldest)
     }
 
     pub(crate) fn clear(&mut self) {
         self.known.clear();
+        self.bytes = 0;
         self.stale.clear();
     }
 
@@ -188,6 +229,21 @@ mod tests {
     }
 
     #[test]
+    fn a_few_long_ones_are_forgotten_as_well() {
+        let mut registry = Registry::new(0, 1);
+        let long = |i: usize| format!("{i}{}", "x".repeat(1 << 20)).into_bytes();
+        (0..100).for_each(|i| drop(registry.intern(&long(i))));
+        assert!(registry.len() <= 4, "{}", registry.len());
+        let kept: Vec<_> = (0..10).map(|i| registry.intern(&long(i))).collect();
+        let shared = kept[0].clone();
+        let held = registry.len();
+        kept.into_iter().for_each(|statement| registry.release(statement));
+        assert_eq!(registry.len(), held - 9, "one has another user");
+        registry.release(shared);
+        assert_eq!(registry.len(), held - 10);
+    }
+
+    #[test]
     fn the_least_recently_used_goes_first() {
         let mut registry = Registry::new(0, 1);
         let [a, b, c] = ["a", "b", "c"].map(|t| registry.intern(t.as_bytes()));
@@ -196,11 +252,16 @@ mod tests {
             prepared.insert(s.clone());
         }
         assert!(prepared.touch(a.id()));
-        assert_eq!(prepared.pop_over(2).unwrap().id(), b.id());
-        assert!(prepared.pop_over(2).is_none());
+        assert_eq!(prepared.pop_over(2, 1).unwrap().id(), b.id());
+        assert!(prepared.pop_over(2, 1).is_none());
+        assert!(prepared.pop_over(2, PREPARED_BYTES_MAX - 2).is_none());
         prepared.spoil(a.id());
         assert!(!prepared.touch(a.id()));
         assert_eq!(prepared.take_stale().len(), 1);
         assert_eq!(prepared.len(), 1);
+        prepared.insert(c.clone());
+        assert_eq!(prepared.bytes, 1, "it was there already");
+        assert_eq!(prepared.pop_over(2, PREPARED_BYTES_MAX).unwrap().id(), c.id());
+        assert!(prepared.pop_over(2, PREPARED_BYTES_MAX + 1).is_none(), "a long one has the place to itself");
     }
 }
