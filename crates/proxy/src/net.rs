@@ -106,6 +106,8 @@ impl Stream {
 
     /// Appends what has arrived, waiting for it; 0 bytes is the end.
     pub(crate) async fn read_some(&self, into: &mut Vec<u8>, max: usize) -> io::Result<usize> {
+        // A peer that sends without end is not to keep this thread from everybody else, nor from the time.
+        tokio::task::coop::consume_budget().await;
         loop {
             let at = into.len();
             into.resize(at + max, 0);

@@ -4,6 +4,9 @@ use std::fmt;
 
 use pgsluice_wire::{BackendWriter, BadLength, BadStartup, Malformed, Report, Severity, field, sqlstate};
 
+/// Bytes of a server's message that are passed on in an error of ours: it may be told once for each response owed.
+const RELAYED_MAX: usize = 1024;
+
 /// A peer broke the protocol. Its connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
@@ -20,6 +23,8 @@ pub enum Violation {
         /// Responses that were owed.
         owed: usize,
     },
+    /// A server reported more parameters than it can have.
+    TooManyParameters,
     /// A message that has to be read whole is too long for that.
     TooLong {
         /// The message's name.
@@ -50,6 +55,7 @@ impl fmt::Display for Violation {
             Self::NotOwed { tag, owed } => {
                 write!(f, "server sent message type \"{}\" out of turn, with {owed} responses owed", tag.escape_ascii())
             }
+            Self::TooManyParameters => f.write_str("server reported too many parameters, or too long ones"),
             Self::TooLong { message, max } => write!(f, "{message} message is longer than {max} bytes"),
         }
     }
@@ -73,13 +79,22 @@ pub struct ServerError {
 impl ServerError {
     /// What the fields of an ErrorResponse say.
     pub fn from_report(report: Report<'_>) -> Self {
-        let text = |code| report.field(code).map_or(String::new(), |bytes| String::from_utf8_lossy(bytes).into_owned());
+        let text = |code| report.field(code).map_or(String::new(), relayed);
         Self {
-            sqlstate: String::from_utf8_lossy(report.sqlstate()).into_owned(),
+            sqlstate: relayed(report.sqlstate()),
             message: text(field::MESSAGE),
             detail: text(field::DETAIL),
             hint: text(field::HINT),
         }
+    }
+}
+
+/// A server's text, cut where it is longer than anybody needs.
+fn relayed(bytes: &[u8]) -> String {
+    match bytes.get(..RELAYED_MAX) {
+        None => String::from_utf8_lossy(bytes).into_owned(),
+        // Half a character may be the last of it.
+        Some(front) => String::from_utf8_lossy(front).trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned(),
     }
 }
 

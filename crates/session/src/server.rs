@@ -23,17 +23,30 @@ pub struct CancelKey {
     pub secret: Box<[u8]>,
 }
 
+/// Parameters a server may report.
+const PARAMS_MAX: usize = 256;
+/// Bytes of their names and values, or of those that a client's settings have.
+pub(crate) const PARAMS_BYTES_MAX: usize = 256 << 10;
+
 /// Parameters as last reported by ParameterStatus, in order of first report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Params(Vec<(Box<str>, Box<str>)>);
 
 impl Params {
     /// Takes a report.
-    pub fn set(&mut self, name: &str, value: &str) {
+    ///
+    /// # Errors
+    /// [`Violation::TooManyParameters`] when there are more than a server is to have, in number or in bytes.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), Violation> {
         match self.0.iter_mut().find(|(n, _)| **n == *name) {
             Some((_, v)) => *v = value.into(),
             None => self.0.push((name.into(), value.into())),
         }
+        let bytes: usize = self.iter().map(|(n, v)| n.len() + v.len()).sum();
+        if self.0.len() > PARAMS_MAX || bytes > PARAMS_BYTES_MAX {
+            return Err(Violation::TooManyParameters);
+        }
+        Ok(())
     }
 
     /// The value of one.

@@ -13,8 +13,6 @@ use crate::server::{CancelKey, Params, Server};
 
 /// Longest message a server may send before ReadyForQuery, in bytes.
 const LOGIN_MESSAGE_MAX: usize = 1 << 16;
-/// Parameters a server may report before ReadyForQuery.
-const PARAMS_MAX: usize = 256;
 
 /// What we can prove.
 #[derive(Clone, Debug)]
@@ -172,9 +170,7 @@ impl ServerLogin {
             backend::NOTICE_RESPONSE => {}
             backend::PARAMETER_STATUS if self.authenticated => {
                 let report = ParameterStatus::read(body).map_err(Violation::from)?;
-                if self.params.iter().count() < PARAMS_MAX {
-                    self.params.set(&String::from_utf8_lossy(report.name), &String::from_utf8_lossy(report.value));
-                }
+                self.params.set(&String::from_utf8_lossy(report.name), &String::from_utf8_lossy(report.value))?;
             }
             backend::BACKEND_KEY_DATA if self.authenticated => {
                 let data = BackendKeyData::read(body).map_err(Violation::from)?;

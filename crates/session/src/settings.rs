@@ -21,38 +21,57 @@ const FIXED: [&str; 6] = [
 
 /// Names (folded to lower case, as PostgreSQL compares them) and values that differ from the server's defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Settings(BTreeMap<Box<str>, Box<str>>);
+pub struct Settings {
+    map: BTreeMap<Box<str>, Box<str>>,
+    /// Bytes of all that is in it.
+    bytes: usize,
+}
 
 impl Settings {
     /// The map with one more value.
     #[must_use]
     pub fn with(&self, name: &str, value: &str) -> Self {
-        let mut map = self.0.clone();
-        map.insert(name.to_ascii_lowercase().into(), value.into());
-        Self(map)
+        let mut settings = self.clone();
+        settings.set(name, value);
+        settings
     }
 
     /// The map without a name.
     #[must_use]
     pub fn without(&self, name: &str) -> Self {
-        let mut map = self.0.clone();
-        map.remove(&*name.to_ascii_lowercase());
-        Self(map)
+        let mut settings = self.clone();
+        if let Some((name, value)) = settings.map.remove_entry(&*name.to_ascii_lowercase()) {
+            settings.bytes -= name.len() + value.len();
+        }
+        settings
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.bytes += value.len();
+        match self.map.insert(name.to_ascii_lowercase().into(), value.into()) {
+            Some(before) => self.bytes -= before.len(),
+            None => self.bytes += name.len(),
+        }
+    }
+
+    /// Bytes of its names and values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The value of a name, if it is here.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(&*name.to_ascii_lowercase()).map(AsRef::as_ref)
+        self.map.get(&*name.to_ascii_lowercase()).map(AsRef::as_ref)
     }
 
     /// Is nothing set?
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.map.is_empty()
     }
 
     /// Names and values, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
+        self.map.iter().map(|(name, value)| (&**name, &**value))
     }
 }
 
@@ -75,7 +94,7 @@ pub(crate) struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     pub(crate) fn between(from: &'a Settings, to: &'a Settings) -> Self {
-        let resets = from.0.keys().filter(|name| !to.0.contains_key(*name)).map(AsRef::as_ref).collect();
+        let resets = from.map.keys().filter(|name| !to.map.contains_key(*name)).map(AsRef::as_ref).collect();
         let sets = to.iter().filter(|(name, value)| from.get(name) != Some(*value)).collect();
         Self { resets, sets }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pgsluice_session::{
     AfterLoss, CancelKey, Cleanup, IdleServer, Params, Plan, Pooling, Progress, Refusal, Server, Session, Settings,
-    Want,
+    Violation, Want,
 };
 use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
 
@@ -473,4 +473,50 @@ fn a_named_statement_that_is_too_long_fails_in_its_turn_and_is_not_held() {
     assert_eq!(errors(&seen), ["26000 prepared statement \"b\" does not exist"], "what followed it never ran");
     let seen = talk.say(&[f::bind("", "a", &[]), f::execute("", 0), sync()]);
     assert_eq!(tags(&seen), "2DCZ");
+}
+
+#[test]
+fn a_server_that_reports_parameters_without_end_is_a_violation() {
+    let report = |name: &str, value: &str| {
+        let mut out = Vec::new();
+        BackendWriter(&mut out).parameter_status(name.as_bytes(), value.as_bytes());
+        out
+    };
+    let many: Vec<_> = (0..257).map(|n| report(&format!("n{n}"), "")).collect();
+    let long: Vec<_> = (0..3).map(|n| report(&format!("n{n}"), &"x".repeat(100_000))).collect();
+    for reports in [many, long] {
+        let last = reports.len() - 1;
+        let mut server = fresh_server();
+        for (n, report) in reports.iter().enumerate() {
+            let taken = server.handle_alone(report, &mut Plan::default());
+            assert_eq!(taken, if n < last { Ok(report.len()) } else { Err(Violation::TooManyParameters) });
+        }
+    }
+    // The same ones again and again are no more than they are.
+    let mut server = fresh_server();
+    for n in 0..1000 {
+        let report = report("n", &n.to_string().repeat(100));
+        assert_eq!(server.handle_alone(&report, &mut Plan::default()), Ok(report.len()));
+    }
+}
+
+#[test]
+fn a_client_keeps_no_more_settings_than_one_server_may_report() {
+    let mut session = Session::new(1, Pooling::Transaction, 2, Arc::new(Settings::default()));
+    let mut shared = Shared::new();
+    let refused = (0..10).position(|n| {
+        let mut server = fresh_server();
+        let mut plan = Plan::default();
+        let replayed = b"1\0\0\0\x042\0\0\0\x04C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+        session.handle_client(Some(&mut server), b"", &mut shared.ctx(&mut plan)).unwrap();
+        if n > 0 {
+            session.handle_server(&mut server, replayed, &mut shared.ctx(&mut plan)).unwrap();
+        }
+        session.handle_client(Some(&mut server), &f::query("select 1"), &mut shared.ctx(&mut plan)).unwrap();
+        let mut bytes = Vec::new();
+        BackendWriter(&mut bytes).parameter_status(format!("n{n}").as_bytes(), &[b'x'; 50_000]);
+        let taken = session.handle_server(&mut server, &bytes, &mut shared.ctx(&mut plan));
+        taken == Err(Violation::TooManyParameters)
+    });
+    assert_eq!(refused, Some(5));
 }

@@ -158,7 +158,7 @@ fn unreachable(error: &io::Error) -> LoginFailure {
 pub(super) async fn ask(stream: &Stream, query: &str) -> io::Result<Rows> {
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "the answer is not a PostgreSQL server's");
     let (mut out, mut inbox, mut rows) = (Vec::new(), Vec::new(), Rows::new());
-    let mut failed = None;
+    let (mut failed, mut received) = (None, 0);
     FrontendWriter(&mut out).query(query.as_bytes());
     stream.write_all(&out).await?;
     loop {
@@ -180,11 +180,12 @@ pub(super) async fn ask(stream: &Stream, query: &str) -> io::Result<Rows> {
             }
             inbox.drain(..head.total());
         }
-        if inbox.len() > ANSWER_MAX {
-            return Err(broken());
+        match stream.read_some(&mut inbox, READ_LEN).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => received += n,
         }
-        if stream.read_some(&mut inbox, READ_LEN).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        if received > ANSWER_MAX {
+            return Err(broken());
         }
     }
 }
