@@ -118,6 +118,34 @@ fn clients_that_vanish_at_any_moment_harm_nobody() {
 }
 
 #[test]
+fn what_was_sent_before_terminate_runs_to_its_end() {
+    let (pooler, database) = pooler("1");
+    let mut witness = Postgres::shared().admin(&database);
+    witness.run("CREATE TABLE farewell (x int); GRANT ALL ON farewell TO PUBLIC");
+    let insert = |x: &str| format!("INSERT INTO farewell SELECT {x} FROM pg_sleep(0.3)");
+    let extended = [m::parse("", &insert("2"), &[]), m::bind("", "", &[]), m::execute("", 0), m::sync()].concat();
+    let in_block = [m::query("BEGIN"), m::query(&insert("3")), m::query("COMMIT")].concat();
+    let never_synced = [m::parse("", &insert("99"), &[]), m::bind("", "", &[]), m::execute("", 0)].concat();
+    let never_committed = [m::query("BEGIN"), m::query(&insert("99"))].concat();
+    // While one holds the only server, the others' words wait with us; their senders are gone by the time it is free.
+    let mut holder = pooler.connect(APP, &database);
+    holder.run("BEGIN");
+    for script in [m::query(&insert("1")), extended, never_synced, never_committed] {
+        let mut client = pooler.connect(APP, &database);
+        client.send(&script).unwrap();
+        client.send(&m::terminate()).unwrap();
+    }
+    let mut reader = pooler.connect(APP, &database);
+    reader.send(&[in_block, m::terminate()].concat()).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    holder.run("COMMIT");
+    let done = || witness.value("SELECT coalesce(string_agg(x::text, ' ' ORDER BY x), '') FROM farewell") == "1 2 3";
+    assert!(eventually(SOON, done), "{}", witness.value("SELECT string_agg(x::text, ' ') FROM farewell"));
+    // The server is everybody's again, rolled back where nothing was committed.
+    assert_eq!(pooler.connect(APP, &database).value("SELECT count(*) FROM farewell"), "3");
+}
+
+#[test]
 fn half_closed_sockets_are_cleared_away() {
     let (pooler, database) = pooler("1");
     for script in

@@ -210,6 +210,11 @@ impl Server {
         self.hidden_cycles > 0
     }
 
+    /// Will it say ReadyForQuery without being told anything more?
+    pub fn will_be_ready(&self) -> bool {
+        self.ledger.has_ready_ahead() && !self.copying_in
+    }
+
     /// Body of the FATAL report it sent, if it did.
     pub fn last_words(&self) -> Option<&[u8]> {
         self.last_words.as_deref()
@@ -288,11 +293,10 @@ impl Server {
             self.copying_in = false;
             FrontendWriter(out).copy_fail(b"client disconnected");
         }
-        let ends_by_itself = self.ledger.has_ready_ahead() || (self.ready && self.ledger.is_empty());
-        if ends_by_itself && self.ledger.is_empty() {
+        if self.ready && self.ledger.is_empty() {
             return self.clean_when_ready(out);
         }
-        if !ends_by_itself {
+        if !self.will_be_ready() {
             self.end_batch(out);
         }
         Cleanup::Wait

@@ -19,35 +19,45 @@ use crate::spec::PoolSpec;
 /// Bytes read at once while cleaning.
 const READ_LEN: usize = 16 << 10;
 
+/// How a client left its server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Left {
+    /// It said good-bye: what it had sent by then is to be done, as PostgreSQL would. Otherwise it is cancelled.
+    pub(super) finish: bool,
+    /// A session in session pooling ended: `server_reset_query` is run.
+    pub(super) reset: bool,
+}
+
 /// Why a server could not be cleaned.
 #[derive(Debug)]
 enum Lost {
+    Late,
     Gone,
     Broken,
 }
 
 impl Worker {
-    /// Cleans a server in a task of its own. `reset` is run when a session in session pooling ends.
-    pub(super) fn recover(self: &Rc<Self>, state: &mut State, pool: PoolId, linked: Linked, reset: bool) {
+    /// Cleans a server in a task of its own.
+    pub(super) fn recover(self: &Rc<Self>, state: &mut State, pool: PoolId, linked: Linked, left: Left) {
         let entry = state.pool(pool);
         entry.cleaning += 1;
         let spec = entry.spec.clone();
         let live = linked.conn.live.clone();
         state.cleaning.insert(live.info.id, (pool, live));
         let worker = self.clone();
-        spawn_local(async move { worker.run_recovery(pool, linked, spec, reset).await });
+        spawn_local(async move { worker.run_recovery(pool, linked, spec, left).await });
     }
 
-    async fn run_recovery(self: Rc<Self>, pool: PoolId, mut linked: Linked, spec: Arc<PoolSpec>, reset: bool) {
+    async fn run_recovery(self: Rc<Self>, pool: PoolId, mut linked: Linked, spec: Arc<PoolSpec>, left: Left) {
         let id = linked.conn.live.info.id;
-        let cleaned = tokio::time::timeout(spec.timeouts.cleanup, self.clean(&mut linked, &spec, reset)).await;
+        let cleaned = self.clean_in_time(&mut linked, &spec, left).await;
         let mut state = self.cell.borrow_mut();
         state.cleaning.remove(&id);
         let entry = state.pool(pool);
         entry.cleaning -= 1;
         let Linked { conn, server } = linked;
         match (cleaned, server.release()) {
-            (Ok(Ok(())), Ok(server)) => {
+            (Ok(()), Ok(server)) => {
                 conn.live.prepared.set(server.server().prepared_count());
                 self.place(&mut state, pool, Idle { conn, server }, true, Instant::now());
             }
@@ -57,6 +67,20 @@ impl Worker {
                 self.lose(pool, *conn);
             }
         }
+    }
+
+    /// What a client wanted done before it said good-bye is done first, for as long as a query may take.
+    async fn clean_in_time(&self, linked: &mut Linked, spec: &PoolSpec, left: Left) -> Result<(), Lost> {
+        if left.finish && linked.server.owes() {
+            let query = Some(spec.timeouts.query).filter(|limit| !limit.is_zero());
+            let finishing = finish(linked);
+            match query {
+                Some(limit) => tokio::time::timeout(limit, finishing).await.unwrap_or(Ok(()))?,
+                None => finishing.await?,
+            }
+        }
+        let cleaning = self.clean(linked, spec, left.reset);
+        tokio::time::timeout(spec.timeouts.cleanup, cleaning).await.unwrap_or(Err(Lost::Late))
     }
 
     async fn clean(&self, linked: &mut Linked, spec: &PoolSpec, mut reset: bool) -> Result<(), Lost> {
@@ -82,11 +106,7 @@ impl Worker {
                 wait_for_cancels(conn, server).await;
                 continue;
             }
-            if conn.stream.read_some(conn.inbox.tail(), READ_LEN).await.map_err(|_| Lost::Gone)? == 0 {
-                return Err(Lost::Gone);
-            }
-            let taken = server.handle_alone(conn.inbox.as_slice(), &mut plan).map_err(|_| Lost::Broken)?;
-            conn.inbox.consume(taken);
+            read(conn, server, &mut plan).await?;
         }
     }
 
@@ -120,6 +140,27 @@ impl Worker {
         conn.close();
         self.tell(ToFront::Closed { pool, worker: self.index, pid, shed: false });
     }
+}
+
+/// Waits until a server has done what it was told, or would wait for more of it.
+async fn finish(linked: &mut Linked) -> Result<(), Lost> {
+    let Linked { conn, server } = linked;
+    flush(conn).await?;
+    let mut plan = Plan::default();
+    while server.will_be_ready() {
+        read(conn, server, &mut plan).await?;
+    }
+    Ok(())
+}
+
+/// Takes what the server says next.
+async fn read(conn: &mut Conn, server: &mut Server, plan: &mut Plan) -> Result<(), Lost> {
+    if conn.stream.read_some(conn.inbox.tail(), READ_LEN).await.map_err(|_| Lost::Gone)? == 0 {
+        return Err(Lost::Gone);
+    }
+    let taken = server.handle_alone(conn.inbox.as_slice(), plan).map_err(|_| Lost::Broken)?;
+    conn.inbox.consume(taken);
+    Ok(())
 }
 
 async fn flush(conn: &mut Conn) -> Result<(), Lost> {

@@ -8,6 +8,7 @@ use super::{Block, Client};
 use crate::message::ToFront;
 use crate::worker::State;
 use crate::worker::conn::Linked;
+use crate::worker::recover::Left;
 use crate::worker::slot::Grant;
 
 /// How a session ends.
@@ -40,7 +41,8 @@ impl Client {
                 self.abandon(state, link);
             } else {
                 let reset = self.session.pooling() == Pooling::Session;
-                self.worker.recover(state, self.pool, link, reset);
+                let finish = matches!(end, End::Terminated);
+                self.worker.recover(state, self.pool, link, Left { finish, reset });
             }
         }
         // In the middle of a message our word would be read as a part of it.

@@ -19,6 +19,7 @@ use tracing::info;
 use end::End;
 
 use super::conn::{Idle, Linked};
+use super::recover::Left;
 use super::slot::{Doing, Grant, Slot};
 use super::{PoolState, State, Worker};
 use crate::buffer::Buffer;
@@ -29,6 +30,9 @@ use crate::net::Stream;
 const OUTBOX_MAX: usize = 64 << 10;
 /// Bytes that are read ahead from a client that waits.
 const AHEAD_MAX: usize = 64 << 10;
+
+/// A Terminate message.
+const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
 
 /// Where the session is.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub(super) struct Client {
     outbox: Buffer,
     /// The outbox holds answers of ours that go out with the server's.
     hold: bool,
+    /// The client hung up, with Terminate as its last word: what it sent before that is still to be done.
+    farewell: bool,
 }
 
 impl Client {
@@ -86,6 +92,7 @@ impl Client {
             inbox,
             outbox,
             hold: true,
+            farewell: false,
         })
     }
 
@@ -256,7 +263,7 @@ impl Client {
             conn.live.prepared.set(server.prepared_count());
             match server.release() {
                 Ok(server) => self.worker.place(state, self.pool, Idle { conn, server }, true, now),
-                Err(server) => self.worker.recover(state, self.pool, Linked { conn, server }, false),
+                Err(server) => self.worker.recover(state, self.pool, Linked { conn, server }, Left::default()),
             }
         }
     }
@@ -349,6 +356,9 @@ impl Client {
     fn read_client(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<bool, End> {
         // Who waits is read ahead a little, so that its end is noticed.
         let waits = self.block != Block::None || self.phase == Phase::Welcome;
+        if self.farewell {
+            return if waits { Ok(false) } else { Err(End::Vanished) };
+        }
         let full = waits && self.inbox.len() >= AHEAD_MAX;
         if full || !self.is_unclogged() || self.outbox.len() >= OUTBOX_MAX {
             return Ok(false);
@@ -368,6 +378,10 @@ impl Client {
     ) -> Result<bool, End> {
         let n = match poll_read(&mut self.stream, scratch, cx) {
             Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0)) if waits && self.inbox.as_slice().ends_with(&TERMINATE) => {
+                self.farewell = true;
+                return Ok(false);
+            }
             Poll::Ready(Ok(0) | Err(_)) => return Err(End::Vanished),
             Poll::Ready(Ok(n)) => n,
         };
@@ -516,7 +530,7 @@ impl Client {
             self.slot.link.borrow_mut().take();
             self.block = Block::None;
             link.server.distrust_settings();
-            self.worker.recover(state, self.pool, link, false);
+            self.worker.recover(state, self.pool, link, Left::default());
         }
     }
 }
