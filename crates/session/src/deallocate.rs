@@ -1,6 +1,71 @@
 //! `DEALLOCATE name` in a simple Query: names of the extended protocol and of SQL are one namespace in PostgreSQL, and
 //! the client's names are ours to translate. Nothing else of SQL is read here.
 
+use std::sync::Arc;
+
+use pgsluice_wire::{BackendWriter, FrontendWriter, TxStatus, tag::frontend};
+
+use crate::Ctx;
+use crate::frontend::{Session, Want};
+use crate::ledger::Owed;
+use crate::message::{Message, Step};
+use crate::server::Server;
+use crate::statement::Statement;
+
+/// A Close of the unnamed portal.
+const CLOSE_UNNAMED_PORTAL: [u8; 7] = *b"C\0\0\0\x06P\0";
+
+impl Session {
+    /// The name of ours that a simple Query is one DEALLOCATE of.
+    pub(crate) fn deallocated(&self, message: &Message<'_>) -> Option<(Vec<u8>, Arc<Statement>)> {
+        if self.names.is_empty() || message.missing() > 0 {
+            return None;
+        }
+        let name = name(message.body().strip_suffix(&[0])?)?;
+        let statement = self.names.get(name.as_slice())?.clone();
+        Some((name, statement))
+    }
+
+    /// The server does not have it: once it is known in which state the transaction is, the answer is ours, unless
+    /// PostgreSQL has to refuse it. (A Parse in front of the Query would not do: if that failed, the Query would be
+    /// skipped.)
+    pub(crate) fn deallocate_alone(&mut self, name: &[u8], server: &mut Server, ctx: &mut Ctx<'_>) -> Option<Step> {
+        if !server.ledger.is_empty() {
+            ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
+            return Some(Step::Blocked(Want::Server));
+        }
+        if server.tx == TxStatus::Failed {
+            return None;
+        }
+        self.forget_name(name);
+        self.unnamed.forget();
+        BackendWriter(&mut ctx.plan.reply).command_complete("DEALLOCATE");
+        // A Query closes the unnamed portal, and ends what was begun without a Sync; ReadyForQuery is the server's to give.
+        ctx.plan.insert(|out| {
+            out.extend(CLOSE_UNNAMED_PORTAL);
+            FrontendWriter(out).bare(frontend::SYNC);
+        });
+        server.owe(Owed::HiddenClose(None));
+        server.owe(Owed::Sync);
+        Some(Step::Taken)
+    }
+
+    /// It is told with the server's name.
+    pub(crate) fn deallocate(
+        &mut self,
+        name: Vec<u8>,
+        statement: Arc<Statement>,
+        replaced: Option<Vec<u8>>,
+        server: &mut Server,
+        ctx: &mut Ctx<'_>,
+    ) -> Step {
+        let text = format!("DEALLOCATE \"{}\"", statement.server_name());
+        ctx.plan.insert(|out| FrontendWriter(out).query(text.as_bytes()));
+        server.owe(Owed::Deallocate { name, statement, replaced });
+        Step::Taken
+    }
+}
+
 /// The name that the text deallocates, if it is one DEALLOCATE of one name and nothing else.
 ///
 /// Source: manual, "DEALLOCATE"; identifiers as in "Identifiers and Key Words".

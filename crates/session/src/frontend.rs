@@ -1,6 +1,5 @@
 //! What a client sends after login, and where each span of it goes.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use pgsluice_wire::{
@@ -11,24 +10,15 @@ use pgsluice_wire::{
 use crate::Ctx;
 use crate::error::{Refusal, Violation};
 use crate::ledger::{Named, Owed};
+use crate::message::{Message, NAMES_MAX, Step};
 use crate::server::{NOBODYS, Server};
 use crate::settings::{Replay, Settings, same};
 use crate::statement::{GUARD, Names, RESERVED_PREFIX, Registry, Statement};
+use crate::unnamed::Unnamed;
 
 /// Longest Parse of a named statement, in bytes. It is read whole, as its content is its identity, and so can take three
 /// times its length for a while: as it was read, as it is kept, and on its way to a server that is slow to take it.
 const PARSE_MAX: usize = 4 << 20;
-/// Longest pair of names in a Bind, and longest Describe or Close, in bytes.
-const NAMES_MAX: usize = 16 << 10;
-/// Front of a Query or Parse that is waited for before any of it is passed on, in bytes: longer than a DEALLOCATE.
-const FRONT_MAX: usize = 256;
-/// A Close of the unnamed portal.
-const CLOSE_UNNAMED_PORTAL: [u8; 7] = *b"C\0\0\0\x06P\0";
-/// Longest unnamed statement that is kept for another server, in bytes.
-const UNNAMED_MAX: usize = 64 << 10;
-/// Responses owed before unnamed statements that were replaced are not kept any more for the case of an error.
-const REPLACED_KEPT_MAX: usize = 64;
-
 /// For how long a client keeps its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
@@ -64,18 +54,9 @@ pub struct Progress {
     pub want: Want,
 }
 
-/// What is left to do for a client whose server is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterLoss {
-    /// It got its errors and may go on, on another server.
-    GoOn,
-    /// It got a FATAL error: what its session had is lost.
-    Close,
-}
-
 /// What becomes of client messages while no server would see them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
+pub(crate) enum Flow {
     Normal,
     /// We refused a server: the message it was wanted for was answered, and is still to come.
     SkipNext,
@@ -85,7 +66,7 @@ enum Flow {
 
 /// Does what was sent forget statements and settings, so that nothing may go out behind it until it is known to?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hold {
+pub(crate) enum Hold {
     No,
     /// A statement that does was parsed: it may run until Sync.
     AtSync,
@@ -94,49 +75,25 @@ enum Hold {
 
 /// What becomes of the rest of a message whose front was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+pub(crate) enum Fate {
     Forward,
     /// Forward, and keep a copy: an unnamed statement.
     Keep,
     Discard,
 }
 
-/// The client's unnamed statement.
-#[derive(Debug, Default)]
-struct Unnamed {
-    /// Grows whenever it is another, or none.
-    generation: u64,
-    /// Empty when there is none, or when it was too long to keep.
-    content: Vec<u8>,
-}
-
-impl Unnamed {
-    fn forget(&mut self) {
-        self.generation += 1;
-        self.content.clear();
-    }
-
-    /// There is none any more. Returns what was there if the message that replaces it may yet be skipped.
-    fn replace(&mut self, server: &Server) -> Option<Vec<u8>> {
-        self.generation += 1;
-        let kept = server.ledger.is_open().then(|| std::mem::take(&mut self.content));
-        self.content.clear();
-        kept.map(|content| if server.ledger.len() < REPLACED_KEPT_MAX { content } else { Vec::new() })
-    }
-}
-
 /// One client's session after login.
 #[derive(Debug)]
 pub struct Session {
-    id: u64,
-    pooling: Pooling,
+    pub(crate) id: u64,
+    pub(crate) pooling: Pooling,
     /// Named statements are ours to place if this is over 0: statements per server.
-    max_prepared: usize,
-    flow: Flow,
-    hold: Hold,
-    rest: (usize, Fate),
-    names: Names,
-    unnamed: Unnamed,
+    pub(crate) max_prepared: usize,
+    pub(crate) flow: Flow,
+    pub(crate) hold: Hold,
+    pub(crate) rest: (usize, Fate),
+    pub(crate) names: Names,
+    pub(crate) unnamed: Unnamed,
     pub(crate) settings: Arc<Settings>,
     /// What DISCARD ALL returns to: the startup message's.
     base: Arc<Settings>,
@@ -277,86 +234,12 @@ impl Session {
         self.flow = Flow::SkipNext;
     }
 
-    /// The server is gone. Everything it owed is answered: with errors if the session can go on, with one FATAL error if
-    /// a transaction block, a session or half a message went with it.
-    pub fn handle_server_lost(&mut self, server: &mut Server, why: &Refusal, reply: &mut Vec<u8>) -> AfterLoss {
-        let mid_reply = server.rest.left > 0 && server.rest.shown;
-        let in_block = server.tx != TxStatus::Idle;
-        if mid_reply {
-            return AfterLoss::Close;
-        }
-        if in_block || self.pooling == Pooling::Session || server.own_error.is_some() {
-            why.write(Severity::Fatal, reply);
-            return AfterLoss::Close;
-        }
-        self.answer_owed(server, why, reply);
-        if self.rest.0 > 0 {
-            self.rest.1 = Fate::Discard;
-        }
-        AfterLoss::GoOn
-    }
-
     /// Has the client to wait until it is known what DISCARD ALL or DEALLOCATE did?
     fn holds(&mut self, server: &Server) -> bool {
         if self.hold == Hold::Now && (server.copying_in || !server.ledger.has_ready_ahead()) {
             self.hold = Hold::No;
         }
         self.hold == Hold::Now
-    }
-
-    /// Errors for everything owed, a ReadyForQuery wherever one was due.
-    fn answer_owed(&mut self, server: &mut Server, why: &Refusal, reply: &mut Vec<u8>) {
-        let mut failed = server.ledger.is_skipping();
-        let mut open = !server.ready && server.ledger.is_empty();
-        let mut undone = Vec::new();
-        while let Some(owed) = server.ledger.pop() {
-            if owed.is_hidden() {
-                // The client knows nothing of it, and what it was for is still to be answered.
-                undone.push(owed);
-                continue;
-            }
-            let ends = owed.ends_with_ready();
-            if !failed {
-                why.write(Severity::Error, reply);
-            }
-            failed = true;
-            undone.push(owed);
-            if ends {
-                BackendWriter(reply).ready(TxStatus::Idle);
-                failed = false;
-            }
-            open = !ends;
-        }
-        // The newest first, as each has to find what the one before it left.
-        undone.into_iter().rev().for_each(|owed| self.undo(owed));
-        if open {
-            if !failed {
-                why.write(Severity::Error, reply);
-            }
-            self.flow = Flow::SkipToSync;
-        }
-    }
-
-    pub(crate) fn undo(&mut self, owed: Owed) {
-        match owed {
-            Owed::Parse { name, .. } | Owed::OwnParseComplete { name } => {
-                self.names.remove(&name);
-            }
-            Owed::OwnCloseComplete { name, statement } => {
-                self.names.insert(name, statement);
-            }
-            Owed::ParseUnnamed(replaced)
-            | Owed::CloseUnnamed(replaced)
-            | Owed::Query(replaced)
-            | Owed::Deallocate { replaced, .. } => {
-                self.unnamed.generation += 1;
-                self.unnamed.content = replaced.unwrap_or_default();
-                if self.rest.1 == Fate::Keep {
-                    self.rest.1 = Fate::Forward;
-                }
-            }
-            _ => {}
-        }
     }
 
     /// The client's name means another statement now.
@@ -410,15 +293,6 @@ impl Session {
         }
         self.rest.0 -= n;
         n
-    }
-
-    fn keep_unnamed(&mut self, part: &[u8]) {
-        if self.unnamed.content.len() + part.len() > UNNAMED_MAX {
-            self.unnamed.content = Vec::new();
-            self.rest.1 = Fate::Forward;
-        } else {
-            self.unnamed.content.extend_from_slice(part);
-        }
     }
 
     /// Everything is dropped until the client is where our error left it.
@@ -531,55 +405,6 @@ impl Session {
         Ok(self.pass(message, ctx))
     }
 
-    /// The name of ours that a simple Query is one DEALLOCATE of.
-    fn deallocated(&self, message: &Message<'_>) -> Option<(Vec<u8>, Arc<Statement>)> {
-        if self.names.is_empty() || message.missing() > 0 {
-            return None;
-        }
-        let name = crate::deallocate::name(message.body().strip_suffix(&[0])?)?;
-        let statement = self.names.get(name.as_slice())?.clone();
-        Some((name, statement))
-    }
-
-    /// The server does not have it: once it is known in which state the transaction is, the answer is ours, unless
-    /// PostgreSQL has to refuse it. (A Parse in front of the Query would not do: if that failed, the Query would be
-    /// skipped.)
-    fn deallocate_alone(&mut self, name: &[u8], server: &mut Server, ctx: &mut Ctx<'_>) -> Option<Step> {
-        if !server.ledger.is_empty() {
-            ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
-            return Some(Step::Blocked(Want::Server));
-        }
-        if server.tx == TxStatus::Failed {
-            return None;
-        }
-        self.forget_name(name);
-        self.unnamed.forget();
-        BackendWriter(&mut ctx.plan.reply).command_complete("DEALLOCATE");
-        // A Query closes the unnamed portal, and ends what was begun without a Sync; ReadyForQuery is the server's to give.
-        ctx.plan.insert(|out| {
-            out.extend(CLOSE_UNNAMED_PORTAL);
-            FrontendWriter(out).bare(frontend::SYNC);
-        });
-        server.owe(Owed::HiddenClose(None));
-        server.owe(Owed::Sync);
-        Some(Step::Taken)
-    }
-
-    /// It is told with the server's name.
-    fn deallocate(
-        &mut self,
-        name: Vec<u8>,
-        statement: Arc<Statement>,
-        replaced: Option<Vec<u8>>,
-        server: &mut Server,
-        ctx: &mut Ctx<'_>,
-    ) -> Step {
-        let text = format!("DEALLOCATE \"{}\"", statement.server_name());
-        ctx.plan.insert(|out| FrontendWriter(out).query(text.as_bytes()));
-        server.owe(Owed::Deallocate { name, statement, replaced });
-        Step::Taken
-    }
-
     fn parse(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         match message.body().first() {
             _ if message.is_hardly_begun() => Ok(Step::Blocked(Want::More)),
@@ -590,23 +415,6 @@ impl Session {
             }
             _ => self.parse_named(message, server, ctx),
         }
-    }
-
-    fn parse_unnamed(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
-        let replaced = self.unnamed.replace(server);
-        if forgets(&message.body()[1..]) {
-            self.hold = Hold::AtSync;
-        }
-        server.owe(Owed::ParseUnnamed(replaced));
-        server.unnamed = Some((self.id, self.unnamed.generation));
-        ctx.plan.forward(message.span());
-        self.rest = (message.missing(), Fate::Keep);
-        if self.pooling == Pooling::Session {
-            self.rest.1 = Fate::Forward;
-        } else {
-            self.keep_unnamed(&message.body()[1..]);
-        }
-        Step::Taken
     }
 
     fn parse_named(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
@@ -698,23 +506,6 @@ impl Session {
         self.max_prepared > 0 && name.starts_with(RESERVED_PREFIX.as_bytes())
     }
 
-    /// The unnamed statement lives until it is replaced, wherever the session is by then; and nobody else's is there.
-    fn ensure_unnamed(&mut self, server: &mut Server, ctx: &mut Ctx<'_>) {
-        let mine = Some((self.id, self.unnamed.generation));
-        if server.unnamed == mine {
-            return;
-        }
-        if !self.unnamed.content.is_empty() {
-            ctx.plan.insert(|out| FrontendWriter(out).parse_content(b"", &self.unnamed.content));
-            server.owe(Owed::HiddenParse(None));
-            server.unnamed = mine;
-        } else if server.unnamed.is_some() {
-            ctx.plan.insert(|out| FrontendWriter(out).close_statement(b""));
-            server.owe(Owed::HiddenClose(None));
-            server.unnamed = None;
-        }
-    }
-
     fn describe(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let Some(body) = message.whole(NAMES_MAX, "Describe")? else { return Ok(Step::Blocked(Want::More)) };
         let name = match Target::read(body, "Describe")? {
@@ -771,7 +562,7 @@ impl Session {
 
 /// Does this SQL, as far as it has come, begin like DISCARD ALL or DEALLOCATE ALL? Only what is sent without waiting for
 /// its answer depends on this; what it did is told by its command tag.
-fn forgets(text: &[u8]) -> bool {
+pub(crate) fn forgets(text: &[u8]) -> bool {
     let text = text.trim_ascii_start();
     let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     begins(b"discard") || begins(b"deallocate")
@@ -798,75 +589,4 @@ fn write_parse(named: &Statement, message: &Message<'_>, content_len: usize, ctx
         out.push(0);
     });
     ctx.plan.forward(message.end - content_len..message.end);
-}
-
-enum Step {
-    /// The message, as far as it has come, is done with.
-    Taken,
-    /// Not yet, and why.
-    Blocked(Want),
-}
-
-/// A message at the front of what is left of the input, as far as it has come.
-#[derive(Clone, Copy)]
-struct Message<'a> {
-    head: Head,
-    at: usize,
-    end: usize,
-    input: &'a [u8],
-}
-
-impl<'a> Message<'a> {
-    fn span(&self) -> Range<usize> {
-        self.at..self.end
-    }
-
-    fn body(&self) -> &'a [u8] {
-        &self.input[self.at + HEAD_LEN..self.end]
-    }
-
-    fn missing(&self) -> usize {
-        self.at + self.head.total() - self.end
-    }
-
-    /// Is too little of it here to tell what it is about?
-    fn is_hardly_begun(&self) -> bool {
-        self.missing() > 0 && self.body().len() < FRONT_MAX
-    }
-
-    /// The body, whole; `None` while it is not.
-    fn whole(&self, max: usize, message: &'static str) -> Result<Option<&'a [u8]>, Violation> {
-        match self.missing() {
-            _ if self.head.total() > max => Err(Violation::TooLong { message, max }),
-            0 => Ok(Some(self.body())),
-            _ => Ok(None),
-        }
-    }
-
-    /// The names at the front of the body are not whole yet.
-    fn more_names(&self, message: &'static str) -> Result<Step, Violation> {
-        match self.missing() {
-            0 => Err(pgsluice_wire::Malformed { message }.into()),
-            _ if self.body().len() > NAMES_MAX => Err(Violation::TooLong { message, max: NAMES_MAX }),
-            _ => Ok(Step::Blocked(Want::More)),
-        }
-    }
-
-    fn known_tag(&self) -> Result<u8, Violation> {
-        match self.head.tag {
-            frontend::BIND
-            | frontend::CLOSE
-            | frontend::COPY_DATA
-            | frontend::COPY_DONE
-            | frontend::COPY_FAIL
-            | frontend::DESCRIBE
-            | frontend::EXECUTE
-            | frontend::FLUSH
-            | frontend::FUNCTION_CALL
-            | frontend::PARSE
-            | frontend::QUERY
-            | frontend::SYNC => Ok(self.head.tag),
-            other => Err(Violation::UnknownFrontend(other)),
-        }
-    }
 }

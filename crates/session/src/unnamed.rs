@@ -1,0 +1,83 @@
+//! The client's unnamed statement: it lives until it is replaced, on whichever server, so its content is kept.
+
+use pgsluice_wire::FrontendWriter;
+
+use crate::Ctx;
+use crate::frontend::{Fate, Hold, Pooling, Session, forgets};
+use crate::ledger::Owed;
+use crate::message::{Message, Step};
+use crate::server::Server;
+
+/// Longest unnamed statement that is kept for another server, in bytes.
+const UNNAMED_MAX: usize = 64 << 10;
+/// Responses owed before unnamed statements that were replaced are not kept any more for the case of an error.
+const REPLACED_KEPT_MAX: usize = 64;
+
+/// The client's unnamed statement.
+#[derive(Debug, Default)]
+pub(crate) struct Unnamed {
+    /// Grows whenever it is another, or none.
+    pub(crate) generation: u64,
+    /// Empty when there is none, or when it was too long to keep.
+    pub(crate) content: Vec<u8>,
+}
+
+impl Unnamed {
+    pub(crate) fn forget(&mut self) {
+        self.generation += 1;
+        self.content.clear();
+    }
+
+    /// There is none any more. Returns what was there if the message that replaces it may yet be skipped.
+    pub(crate) fn replace(&mut self, server: &Server) -> Option<Vec<u8>> {
+        self.generation += 1;
+        let kept = server.ledger.is_open().then(|| std::mem::take(&mut self.content));
+        self.content.clear();
+        kept.map(|content| if server.ledger.len() < REPLACED_KEPT_MAX { content } else { Vec::new() })
+    }
+}
+
+impl Session {
+    pub(crate) fn parse_unnamed(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
+        let replaced = self.unnamed.replace(server);
+        if forgets(&message.body()[1..]) {
+            self.hold = Hold::AtSync;
+        }
+        server.owe(Owed::ParseUnnamed(replaced));
+        server.unnamed = Some((self.id, self.unnamed.generation));
+        ctx.plan.forward(message.span());
+        self.rest = (message.missing(), Fate::Keep);
+        if self.pooling == Pooling::Session {
+            self.rest.1 = Fate::Forward;
+        } else {
+            self.keep_unnamed(&message.body()[1..]);
+        }
+        Step::Taken
+    }
+
+    pub(crate) fn keep_unnamed(&mut self, part: &[u8]) {
+        if self.unnamed.content.len() + part.len() > UNNAMED_MAX {
+            self.unnamed.content = Vec::new();
+            self.rest.1 = Fate::Forward;
+        } else {
+            self.unnamed.content.extend_from_slice(part);
+        }
+    }
+
+    /// The unnamed statement lives until it is replaced, wherever the session is by then; and nobody else's is there.
+    pub(crate) fn ensure_unnamed(&mut self, server: &mut Server, ctx: &mut Ctx<'_>) {
+        let mine = Some((self.id, self.unnamed.generation));
+        if server.unnamed == mine {
+            return;
+        }
+        if !self.unnamed.content.is_empty() {
+            ctx.plan.insert(|out| FrontendWriter(out).parse_content(b"", &self.unnamed.content));
+            server.owe(Owed::HiddenParse(None));
+            server.unnamed = mine;
+        } else if server.unnamed.is_some() {
+            ctx.plan.insert(|out| FrontendWriter(out).close_statement(b""));
+            server.owe(Owed::HiddenClose(None));
+            server.unnamed = None;
+        }
+    }
+}
