@@ -46,7 +46,7 @@ pub(crate) struct NewTunnel {
     pub(crate) server: Parcel,
     pub(crate) info: ServerInfo,
     pub(crate) key: CancelKey,
-    pub(crate) params: Params,
+    pub(crate) params: Arc<Params>,
 }
 
 /// What does not change about a server.

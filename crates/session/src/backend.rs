@@ -10,8 +10,9 @@ use pgsluice_wire::{
 use crate::error::Refusal;
 use crate::frontend::Session;
 use crate::ledger::Owed;
+use crate::params::PARAMS_BYTES_MAX;
 use crate::plan::Plan;
-use crate::server::{NOBODYS, PARAMS_BYTES_MAX, Residue, Rest, Server};
+use crate::server::{NOBODYS, Residue, Rest, Server};
 use crate::settings::is_settable;
 use crate::{Ctx, Violation};
 
@@ -108,7 +109,7 @@ impl Server {
                 self.end_execute(head.tag).map(|shown| shown && linked)
             }
             backend::ERROR_RESPONSE => Ok(self.handle_error(session, body, ctx)),
-            backend::PARAMETER_STATUS => self.handle_parameter(session, ParameterStatus::read(body)?, ctx.plan),
+            backend::PARAMETER_STATUS => self.handle_parameter(session, ParameterStatus::read(body)?, ctx),
             backend::NOTICE_RESPONSE => Ok(linked && self.ledger.front().is_none_or(|owed| !owed.is_hidden())),
             backend::NOTIFICATION_RESPONSE => Ok(linked),
             _ => self.handle_answer(session, head.tag).map(|shown| shown && linked),
@@ -195,24 +196,23 @@ impl Server {
         &mut self,
         session: Option<&mut Session>,
         report: ParameterStatus<'_>,
-        plan: &mut Plan,
+        ctx: &mut Ctx<'_>,
     ) -> Result<bool, Violation> {
         let (Ok(name), Ok(value)) = (std::str::from_utf8(report.name), std::str::from_utf8(report.value)) else {
             self.residue.settings = true;
             return Ok(session.is_some());
         };
-        self.params.set(name, value)?;
+        Arc::make_mut(&mut self.params).set(name, value)?;
         let Some(session) = session else { return Ok(false) };
         if self.ledger.front().is_some_and(Owed::is_hidden) {
             return Ok(false);
         }
         if self.discarded {
             // DISCARD ALL put the server's defaults back; the client's own are replayed before its next message.
-            if let Some(told) = session.value_after_discard(name, value) {
-                plan.insert(|out| BackendWriter(out).parameter_status(report.name, told.as_bytes()));
-            }
+            session.tell_discarded(name, value, ctx)?;
             return Ok(false);
         }
+        session.note_told(self, ctx.registry);
         if is_settable(name) {
             // Let go first, or the session's would be copied.
             self.settings = Arc::default();

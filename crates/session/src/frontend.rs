@@ -11,6 +11,7 @@ use crate::Ctx;
 use crate::error::{Refusal, Violation};
 use crate::ledger::{Named, Owed};
 use crate::message::{Message, NAMES_MAX, Step};
+use crate::params::Params;
 use crate::server::{NOBODYS, Server};
 use crate::settings::{Replay, Settings, same};
 use crate::statement::{GUARD, Names, RESERVED_PREFIX, Registry, Statement};
@@ -97,8 +98,8 @@ pub struct Session {
     pub(crate) settings: Arc<Settings>,
     /// What DISCARD ALL returns to: the startup message's.
     base: Arc<Settings>,
-    /// What the last DISCARD ALL returned from.
-    discarded: Arc<Settings>,
+    /// What it was told of parameters when it was let in, and by now; `None` if it was told nothing.
+    told: Option<(Arc<Params>, Arc<Params>)>,
 }
 
 impl Session {
@@ -116,7 +117,7 @@ impl Session {
             names: Names::default(),
             unnamed: Unnamed::default(),
             settings: base.clone(),
-            discarded: base.clone(),
+            told: None,
             base,
         }
     }
@@ -199,6 +200,9 @@ impl Session {
             if server.is_replaying() {
                 return Ok(Progress { consumed: 0, want: Want::Server });
             }
+            if server.ready && self.rest.0 == 0 && !input.is_empty() {
+                self.tell_news(server, ctx);
+            }
         }
         let mut at = self.take_rest(input, ctx);
         loop {
@@ -271,15 +275,48 @@ impl Session {
     pub(crate) fn forget_statements(&mut self, everything: bool) {
         self.names.clear();
         if everything {
-            self.discarded = std::mem::replace(&mut self.settings, self.base.clone());
+            self.settings = self.base.clone();
         }
     }
 
-    /// DISCARD ALL changed a reported parameter to `value`: which one the client is told, if any, as its startup
-    /// message's is replayed before anything of its runs.
-    pub(crate) fn value_after_discard<'v>(&'v self, name: &str, value: &'v str) -> Option<&'v str> {
-        let told = self.base.get(name).unwrap_or(value);
-        (self.discarded.get(name) != Some(told)).then_some(told)
+    /// The client is let in, and told these parameters.
+    pub fn welcome(&mut self, params: Arc<Params>) {
+        self.told = Some((params.clone(), params));
+    }
+
+    /// The client is being told what its server reports.
+    pub(crate) fn note_told(&mut self, server: &mut Server, registry: &mut Registry) {
+        if let Some((_, told)) = &mut self.told {
+            server.params = registry.intern_params(&server.params);
+            told.clone_from(&server.params);
+        }
+    }
+
+    /// The server's parameters, where they are not what the client believes: its server, brought to the client's settings,
+    /// says otherwise than the last one did.
+    fn tell_news(&mut self, server: &mut Server, ctx: &mut Ctx<'_>) {
+        let Some((_, told)) = &mut self.told else { return };
+        if Arc::ptr_eq(told, &server.params) {
+            return;
+        }
+        server.params = ctx.registry.intern_params(&server.params);
+        for (name, value) in server.params.news(told) {
+            BackendWriter(&mut ctx.plan.reply).parameter_status(name.as_bytes(), value.as_bytes());
+        }
+        told.clone_from(&server.params);
+    }
+
+    /// DISCARD ALL changed a reported parameter to the server's `value`. What the startup message set is the client's own
+    /// default, and is replayed before anything of its runs: it is told that.
+    pub(crate) fn tell_discarded(&mut self, name: &str, value: &str, ctx: &mut Ctx<'_>) -> Result<(), Violation> {
+        let Some((welcome, told)) = &mut self.told else { return Ok(()) };
+        let own = self.base.get(name).and_then(|_| welcome.get(name));
+        let value = own.unwrap_or(value);
+        if told.get(name) != Some(value) {
+            ctx.plan.insert(|out| BackendWriter(out).parameter_status(name.as_bytes(), value.as_bytes()));
+            *told = ctx.registry.intern_params(&Arc::new(told.with(name, value)?));
+        }
+        Ok(())
     }
 
     fn take_rest(&mut self, input: &[u8], ctx: &mut Ctx<'_>) -> usize {

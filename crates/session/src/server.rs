@@ -9,6 +9,7 @@ use std::sync::Arc;
 use pgsluice_wire::{FrontendWriter, TxStatus, tag::frontend};
 
 use crate::ledger::{Ledger, Owed};
+use crate::params::Params;
 use crate::plan::Plan;
 use crate::settings::Settings;
 use crate::statement::{Prepared, Registry, Statement};
@@ -21,43 +22,6 @@ pub struct CancelKey {
     pub pid: u32,
     /// Its secret.
     pub secret: Box<[u8]>,
-}
-
-/// Parameters a server may report.
-const PARAMS_MAX: usize = 256;
-/// Bytes of their names and values, or of those that a client's settings have.
-pub(crate) const PARAMS_BYTES_MAX: usize = 256 << 10;
-
-/// Parameters as last reported by ParameterStatus, in order of first report.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Params(Vec<(Box<str>, Box<str>)>);
-
-impl Params {
-    /// Takes a report.
-    ///
-    /// # Errors
-    /// [`Violation::TooManyParameters`] when there are more than a server is to have, in number or in bytes.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), Violation> {
-        match self.0.iter_mut().find(|(n, _)| **n == *name) {
-            Some((_, v)) => *v = value.into(),
-            None => self.0.push((name.into(), value.into())),
-        }
-        let bytes: usize = self.iter().map(|(n, v)| n.len() + v.len()).sum();
-        if self.0.len() > PARAMS_MAX || bytes > PARAMS_BYTES_MAX {
-            return Err(Violation::TooManyParameters);
-        }
-        Ok(())
-    }
-
-    /// The value of one.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| &**v)
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(n, v)| (&**n, &**v))
-    }
 }
 
 /// Session state that command tags showed, by what removes it.
@@ -97,7 +61,7 @@ pub(crate) const NOBODYS: (u64, u64) = (u64::MAX, u64::MAX);
 #[derive(Debug)]
 pub struct Server {
     pub(crate) key: CancelKey,
-    pub(crate) params: Params,
+    pub(crate) params: Arc<Params>,
     /// What its session was last brought to.
     pub(crate) settings: Arc<Settings>,
     pub(crate) prepared: Prepared,
@@ -140,7 +104,7 @@ impl Server {
     pub fn new(key: CancelKey, params: Params) -> Self {
         Self {
             key,
-            params,
+            params: Arc::new(params),
             settings: Arc::default(),
             prepared: Prepared::new(),
             ledger: Ledger::default(),
@@ -166,7 +130,7 @@ impl Server {
     }
 
     /// Parameters as last reported.
-    pub fn params(&self) -> &Params {
+    pub fn params(&self) -> &Arc<Params> {
         &self.params
     }
 

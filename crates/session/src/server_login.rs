@@ -9,7 +9,8 @@ use pgsluice_wire::{
 };
 
 use crate::error::{Refusal, ServerError, Violation};
-use crate::server::{CancelKey, Params, Server};
+use crate::params::Params;
+use crate::server::{CancelKey, Server};
 
 /// Longest message a server may send before ReadyForQuery, in bytes.
 const LOGIN_MESSAGE_MAX: usize = 1 << 16;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
+use crate::params::{ParamSets, Params};
+
 /// Prepared statements a registry holds before it first looks for those that nobody uses any more.
 const REGISTRY_SWEEP_MIN: usize = 1024;
 /// The same in bytes of their content.
@@ -69,12 +71,13 @@ impl PartialEq for ByContent {
 
 impl Eq for ByContent {}
 
-/// The statements known to one worker.
+/// The statements known to one worker, and the sets of parameters.
 #[derive(Debug)]
 pub struct Registry {
     known: HashSet<ByContent>,
     next_id: u64,
     step: u64,
+    params: ParamSets,
     /// Bytes of content held.
     bytes: usize,
     /// Statements, and bytes of content, at which those that nobody uses are looked for.
@@ -87,6 +90,7 @@ impl Registry {
         let (next_id, step) = (index as u64 + 1, workers.max(1) as u64);
         Self {
             known: HashSet::new(),
+            params: ParamSets::default(),
             next_id,
             step,
             bytes: 0,
@@ -109,6 +113,11 @@ impl Registry {
         let statement = Arc::new(Statement { id, content: content.into(), server_name });
         self.known.insert(ByContent(statement.clone()));
         statement
+    }
+
+    /// The one copy of these parameters.
+    pub fn intern_params(&mut self, params: &Arc<Params>) -> Arc<Params> {
+        self.params.intern(params)
     }
 
     /// Statements held now.

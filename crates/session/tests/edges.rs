@@ -486,7 +486,7 @@ fn a_server_that_reports_parameters_without_end_is_a_violation() {
     let long: Vec<_> = (0..3).map(|n| report(&format!("n{n}"), &"x".repeat(100_000))).collect();
     for reports in [many, long] {
         let last = reports.len() - 1;
-        let mut server = fresh_server();
+        let mut server = Server::new(CancelKey { pid: 1, secret: Box::new([0; 4]) }, Params::default());
         for (n, report) in reports.iter().enumerate() {
             let taken = server.handle_alone(report, &mut Plan::default());
             assert_eq!(taken, if n < last { Ok(report.len()) } else { Err(Violation::TooManyParameters) });

@@ -10,7 +10,7 @@ use pgsluice_session::{
 };
 use pgsluice_wire::{HEAD_LEN, Head};
 
-use crate::model::{Model, Values};
+use crate::model::{Model, REPORTED, Values};
 
 /// Steps of [`Server::clean`] that are enough for anything.
 const CLEAN_STEPS_MAX: usize = 8;
@@ -92,8 +92,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(id: u64, script: &[u8], max_prepared: usize, base: Settings) -> Self {
+        let welcome = reported(&base);
+        let mut session = Session::new(id, Pooling::Transaction, max_prepared, Arc::new(base));
+        session.welcome(Arc::new(welcome));
         Self {
-            session: Session::new(id, Pooling::Transaction, max_prepared, Arc::new(base)),
+            session,
             script: script.iter().copied().collect(),
             sent: Vec::new(),
             seen: Vec::new(),
@@ -112,8 +115,17 @@ pub(crate) struct World {
     pub(crate) max_prepared: usize,
 }
 
+/// What a server reports under these settings.
+fn reported(settings: &Settings) -> Params {
+    let mut params = Params::default();
+    for name in REPORTED {
+        params.set(name, settings.get(name).unwrap_or("default")).expect("they are few");
+    }
+    params
+}
+
 pub(crate) fn fresh_server() -> Server {
-    Server::new(CancelKey { pid: 1, secret: Box::new([0; 4]) }, Params::default())
+    Server::new(CancelKey { pid: 1, secret: Box::new([0; 4]) }, reported(&Settings::default()))
 }
 
 impl World {

@@ -64,7 +64,7 @@ struct PoolState {
     counters: Counters,
     stats: Stats,
     /// What servers report under startup settings seen before; an application_name in a key stands for any.
-    welcomes: HashMap<Settings, Params>,
+    welcomes: HashMap<Settings, Arc<Params>>,
     /// Demand the front knows of.
     reported: u32,
     clients: usize,

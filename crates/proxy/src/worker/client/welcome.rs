@@ -1,5 +1,6 @@
 //! The first word to a client: the parameters that PostgreSQL would have reported, under the client's own settings.
 
+use std::sync::Arc;
 use std::task::Context;
 
 use pgsluice_session::Params;
@@ -22,41 +23,45 @@ impl Client {
         let key = if name.is_some() { settings.with("application_name", "") } else { (*settings).clone() };
         if let Some(params) = state.pool(self.pool).welcomes.get(&key) {
             let params = params.clone();
-            return self.open(state, &params, name.as_deref(), cx);
+            return self.open(state, params, name.as_deref(), cx);
         }
         let Some(Linked { conn, server }) = &mut self.link else {
             return if self.checkout(state)? { self.welcome(state, cx) } else { Ok(()) };
         };
-        if !server.is_replaying() && !std::sync::Arc::ptr_eq(server.settings(), &settings) {
+        if !server.is_replaying() && !Arc::ptr_eq(server.settings(), &settings) {
             self.session.replay(server, conn.outbox.tail());
         }
         if server.is_replaying() {
             self.block = Block::Server;
             return Ok(());
         }
-        let params = server.params().clone();
+        let params = state.registry.intern_params(server.params());
         let welcomes = &mut state.pool(self.pool).welcomes;
         if welcomes.len() >= WELCOMES_MAX {
             welcomes.clear();
         }
         welcomes.insert(key, params.clone());
-        self.open(state, &params, name.as_deref(), cx)
+        self.open(state, params, name.as_deref(), cx)
     }
 
     fn open(
         &mut self,
         state: &mut State,
-        params: &Params,
+        mut params: Arc<Params>,
         name: Option<&str>,
         cx: &mut Context<'_>,
     ) -> Result<(), End> {
+        let named = name.filter(|_| params.get("application_name").is_some());
+        if let Some(Ok(own)) = named.map(|name| params.with("application_name", name)) {
+            params = state.registry.intern_params(&Arc::new(own));
+        }
         let out = self.outbox.tail();
         for (param, value) in params.iter() {
-            let value = name.filter(|_| param == "application_name").unwrap_or(value);
             BackendWriter(out).parameter_status(param.as_bytes(), value.as_bytes());
         }
         BackendWriter(out).key_data(self.slot.pid, &self.slot.secret);
         BackendWriter(out).ready(TxStatus::Idle);
+        self.session.welcome(params);
         self.phase = Phase::Open;
         self.hold = false;
         self.block = Block::None;
