@@ -4,8 +4,8 @@ use std::fmt;
 
 use pgsluice_wire::{BackendWriter, BadLength, BadStartup, Malformed, Report, Severity, field, sqlstate};
 
-/// Bytes of a server's message that are passed on in an error of ours: it may be told once for each response owed.
-const RELAYED_MAX: usize = 1024;
+/// Bytes of each text in a server's error that are passed on in one of ours: it may be told once for each response owed.
+const RELAYED_MAX: usize = 512;
 
 /// A peer broke the protocol. Its connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +89,6 @@ impl ServerError {
     }
 }
 
-/// A server's text, cut where it is longer than anybody needs.
 fn relayed(bytes: &[u8]) -> String {
     match bytes.get(..RELAYED_MAX) {
         None => String::from_utf8_lossy(bytes).into_owned(),
