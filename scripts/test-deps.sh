@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the machine ready for `make test`: PostgreSQL, Python, Node.js and Java with its driver from Debian; other drivers
-# and a second PostgreSQL (18) at pinned versions under target/test-env. Quick when everything is there.
+# Makes the machine ready for `make test`: PostgreSQL, Python, Node.js, Java and Go with their drivers from Debian; other
+# drivers and a second PostgreSQL (18) at pinned versions under target/test-env. Quick when everything is there.
 # PGSLUICE_TEST_ENV names another directory.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,6 +23,8 @@ command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 command -v javac >/dev/null || missing+=(default-jdk-headless)
 [ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java)
+command -v go >/dev/null || missing+=(golang-go)
+[ -d /usr/share/gocode/src/github.com/jackc/pgx/v4 ] || missing+=(golang-github-jackc-pgx-v4-dev)
 
 install_packages "${missing[@]}"
 

@@ -10,6 +10,9 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 
 use crate::postgres::{Login, binary};
 
+/// How long a Go program may take to build the first time, with all that it uses.
+const GO_BUILD_LIMIT: Duration = Duration::from_secs(300);
+
 /// How a finished program ended and what it printed.
 #[derive(Debug)]
 pub struct Outcome {
@@ -81,6 +84,22 @@ pub fn java(script: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("java");
     command.args(["-XX:TieredStopAtLevel=1", "-cp", "/usr/share/java/postgresql.jar"]);
     command.arg(script_path(script)).args(arguments);
+    command
+}
+
+/// A Go program of this crate in one file, with the packages of Debian's that lie in /usr/share/gocode. It is built first.
+///
+/// # Panics
+/// When it does not build.
+pub fn go(script: &str, arguments: &[&str]) -> Command {
+    let directory = environment().join("go");
+    let built = directory.join(script.trim_end_matches(".go"));
+    let mut build = Command::new("go");
+    build.env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode").env("GOCACHE", directory.join("cache"));
+    build.args(["build", "-o"]).arg(&built).arg(script_path(script));
+    run(build, GO_BUILD_LIMIT).expect_ok("go build");
+    let mut command = Command::new(built);
+    command.args(arguments);
     command
 }
 

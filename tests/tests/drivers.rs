@@ -49,3 +49,8 @@ fn postgres_js() {
 fn jdbc() {
     driver(program::java, "JdbcCheck.java", 16);
 }
+
+#[test]
+fn pgx() {
+    driver(program::go, "pgx_check.go", 11);
+}
