@@ -5,6 +5,8 @@ Usage: asyncpg_check.py URL. Prints one PASS line per check; the first failure e
 
 import asyncio
 import datetime
+import io
+import json
 import sys
 
 import asyncpg
@@ -121,8 +123,105 @@ async def pool():
         await asyncio.gather(*(work(number) for number in range(20)))
 
 
+async def without_a_cache():
+    conn = await connect(statement_cache_size=0)
+    for n in range(100):
+        assert await conn.fetchval("SELECT $1::int * 3", n) == 3 * n
+    named = await conn.prepare("SELECT $1::int + 1", name="__asyncpg_stmt_1__")
+    other = await conn.prepare("SELECT $1::int + 2", name="by_id")
+    for n in range(50):
+        assert (await named.fetchval(n), await other.fetchval(n)) == (n + 1, n + 2)
+    await conn.close()
+
+
+async def introspection():
+    conn = await connect()
+    await conn.execute("CREATE TYPE pair AS (number int, moods mood[]); CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
+    await conn.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+    for n in range(1, 20):
+        pair = await conn.fetchval("SELECT $1::pair", (n, ["sad", "happy"]))
+        assert pair["number"] == n and pair["moods"] == ["sad", "happy"]
+        assert await conn.fetchval("SELECT $1::positive", n) == n
+        assert await conn.fetchval("SELECT $1::jsonb", {"n": n}) == {"n": n}
+        assert await conn.fetchval("SELECT $1::int4range", asyncpg.Range(n, 50)) == asyncpg.Range(n, 50)
+        await conn.reload_schema_state()
+    statement = await conn.prepare("SELECT id, name FROM asyncpg_item")
+    assert [(a.name, a.type.name) for a in statement.get_attributes()] == [("id", "int4"), ("name", "text")]
+    assert (await statement.explain())[0]["Plan"]["Node Type"] == "Seq Scan"
+    await conn.close()
+
+
+async def many_at_once():
+    conn = await connect()
+    got = await conn.fetchmany("SELECT $1::int * 2", [(n,) for n in range(500)])
+    assert [row[0] for row in got] == [2 * n for n in range(500)]
+    before = await conn.fetchval(f"SELECT count(*) FROM {TABLE}")
+    try:  # one implicit transaction: nothing of it stays
+        await conn.executemany(f"INSERT INTO {TABLE} VALUES ($1, 'many')", [(-n,) for n in range(1, 300)] + [(-5,)])
+        raise AssertionError("a duplicate key passed")
+    except asyncpg.UniqueViolationError:
+        pass
+    assert await conn.fetchval(f"SELECT count(*) FROM {TABLE}") == before
+    await conn.close()
+
+
+async def copies_of_tables():
+    conn = await connect()
+    out = io.BytesIO()
+    await conn.copy_from_table(TABLE, output=out, columns=["id", "name"], format="binary")
+    count = await conn.fetchval(f"SELECT count(*) FROM {TABLE}")
+    await conn.execute("CREATE TABLE asyncpg_copied (id int, name text)")
+    out.seek(0)
+    assert await conn.copy_to_table("asyncpg_copied", source=out, format="binary") == f"COPY {count}"
+
+    async def failing():
+        yield b"1\tone\n"
+        raise ZeroDivisionError
+
+    try:
+        await conn.copy_to_table("asyncpg_copied", source=failing())
+        raise AssertionError("a failing source passed")
+    except ZeroDivisionError:
+        pass
+    assert await conn.fetchval("SELECT count(*) FROM asyncpg_copied") == count
+    await conn.close()
+
+
+async def cancelled_tasks():
+    conn = await connect()
+    for _ in range(5):
+        task = asyncio.create_task(conn.execute("SELECT pg_sleep(20)"))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        try:
+            await task
+            raise AssertionError("the query was not cancelled")
+        except asyncio.CancelledError:
+            pass
+        assert await conn.fetchval("SELECT $1::text", "usable") == "usable"
+    await conn.close()
+
+
+async def notices_and_errors():
+    conn = await connect()
+    notices = []
+    conn.add_log_listener(lambda _, message: notices.append(message.message))
+    for n in range(10):
+        await conn.execute(f"DO $$ BEGIN RAISE NOTICE 'note {n}'; END $$")
+        try:
+            await conn.execute("DO $$ BEGIN RAISE 'custom' USING ERRCODE = 'AB123', DETAIL = 'more'; END $$")
+            raise AssertionError("an exception passed")
+        except asyncpg.PostgresError as error:
+            assert (error.sqlstate, error.detail) == ("AB123", "more")
+    await asyncio.sleep(0)
+    assert notices == [f"note {n}" for n in range(10)]
+    await conn.close()
+
+
 async def main():
-    for check in [statement_cache, prepared, types, transactions, cursors, copy, timeout_cancels, pool]:
+    checks = [statement_cache, prepared, types, transactions, cursors, copy, timeout_cancels, pool, without_a_cache]
+    checks += [introspection, many_at_once, copies_of_tables, cancelled_tasks, notices_and_errors]
+    for check in checks:
         await check()
         print("PASS", check.__name__, flush=True)
 

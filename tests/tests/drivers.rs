@@ -27,12 +27,17 @@ fn driver(command: impl Fn(&str, &[&str]) -> Command, script: &str, checks: usiz
 
 #[test]
 fn psycopg() {
-    driver(program::python, "psycopg_check.py", 10);
+    driver(program::python, "psycopg_check.py", 18);
+}
+
+#[test]
+fn libpq() {
+    driver(program::python, "libpq_check.py", 13);
 }
 
 #[test]
 fn asyncpg() {
-    driver(program::python, "asyncpg_check.py", 8);
+    driver(program::python, "asyncpg_check.py", 14);
 }
 
 #[test]
