@@ -413,8 +413,14 @@ impl Session {
                 {
                     return Ok(step);
                 }
+                if message.is_unterminated() {
+                    // PostgreSQL refuses it before it forgets the unnamed statement.
+                    server.owe(Owed::Query(None));
+                    return Ok(self.pass(message, ctx));
+                }
                 let replaced = self.unnamed.replace(server);
-                server.unnamed = None;
+                // Nobody's, not none: a Query that PostgreSQL cannot read destroys nothing.
+                server.unnamed = Some(NOBODYS);
                 if let Some((name, statement)) = deallocated {
                     return Ok(self.deallocate(name, statement, replaced, server, ctx));
                 }

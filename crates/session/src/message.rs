@@ -47,6 +47,11 @@ impl<'a> Message<'a> {
         self.missing() > 0 && self.body().len() < FRONT_MAX
     }
 
+    /// Is it whole, and its last byte not the end of a string?
+    pub(crate) fn is_unterminated(&self) -> bool {
+        self.missing() == 0 && self.body().last() != Some(&0)
+    }
+
     /// The body, whole; `None` while it is not.
     pub(crate) fn whole(&self, max: usize, message: &'static str) -> Result<Option<&'a [u8]>, Violation> {
         match self.missing() {
