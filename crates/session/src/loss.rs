@@ -1,6 +1,6 @@
 //! What was begun and will not be done: a server that is gone with what it owed, and messages that were skipped.
 
-use pgsluice_wire::{BackendWriter, Severity, TxStatus};
+use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus, sqlstate};
 
 use crate::error::Refusal;
 use crate::frontend::{Fate, Flow, Pooling, Session};
@@ -18,11 +18,16 @@ pub enum AfterLoss {
 
 impl Session {
     /// The server is gone. Everything it owed is answered: with errors if the session can go on, with one FATAL error if
-    /// a transaction block, a session or half a message went with it.
+    /// a transaction block, a session or half a message went with it; and if it went because of what the client sent.
     pub fn handle_server_lost(&mut self, server: &mut Server, why: &Refusal, reply: &mut Vec<u8>) -> AfterLoss {
         let mid_reply = server.rest.left > 0 && server.rest.shown;
         let in_block = server.tx != TxStatus::Idle;
         if mid_reply {
+            return AfterLoss::Close;
+        }
+        let last_words = server.last_words.as_deref().and_then(|body| Report::read(body).ok());
+        if let Some(report) = last_words.filter(|r| r.sqlstate() == sqlstate::PROTOCOL_VIOLATION.as_bytes()) {
+            BackendWriter(reply).error_fields(report.fields());
             return AfterLoss::Close;
         }
         if in_block || self.pooling == Pooling::Session || server.own_error.is_some() {
