@@ -167,7 +167,9 @@ impl Server {
     /// CommandComplete and its like end an Execute, and are one of several in a Query.
     fn end_execute(&mut self, tag: u8) -> Result<bool, Violation> {
         match self.ledger.front() {
-            Some(Owed::Execute | Owed::HiddenExecute) => Ok(!self.ledger.pop().is_some_and(|owed| owed.is_hidden())),
+            Some(Owed::Execute | Owed::ExecuteDeallocate { .. } | Owed::HiddenExecute) => {
+                Ok(!self.ledger.pop().is_some_and(|owed| owed.is_hidden()))
+            }
             Some(owed) if owed.is_whole_cycle() => Ok(!owed.is_hidden()),
             _ => Err(self.not_owed(tag)),
         }
@@ -236,15 +238,19 @@ impl Server {
             b"PREPARE" => self.residue.statements = true,
             b"LOAD" => self.set_close_needed(),
             b"DEALLOCATE" => {
-                if let Some(Owed::Deallocate { name, statement, .. }) = self.ledger.front() {
-                    self.prepared.remove(statement.id());
-                    if let Some(session) = session {
-                        session.forget_name(name);
+                let name = match self.ledger.front() {
+                    Some(Owed::Deallocate { name, statement, .. }) => {
+                        self.prepared.remove(statement.id());
+                        name
                     }
-                } else {
-                    // It may have been one of ours: SQL can name them.
-                    self.residue.statements = true;
-                }
+                    Some(Owed::ExecuteDeallocate { name }) => name,
+                    _ => {
+                        // It may have been one of ours: SQL can name them.
+                        self.residue.statements = true;
+                        return;
+                    }
+                };
+                session.into_iter().for_each(|session| session.forget_name(name));
             }
             b"DEALLOCATE ALL" | b"DISCARD ALL" => {
                 self.prepared.clear();
@@ -336,6 +342,8 @@ impl Server {
                 self.unnamed = Some(NOBODYS);
             }
             Owed::HiddenParse(None) | Owed::HiddenClose(None) => self.unnamed = Some(NOBODYS),
+            // What it was to deallocate is still there.
+            Owed::ExecuteDeallocate { .. } => self.residue.statements = true,
             _ => {}
         }
         if let Some(session) = session {

@@ -1,19 +1,30 @@
-//! `DEALLOCATE name` in a simple Query: names of the extended protocol and of SQL are one namespace in PostgreSQL, and
-//! the client's names are ours to translate. Nothing else of SQL is read here.
+//! `DEALLOCATE name`: names of the extended protocol and of SQL are one namespace in PostgreSQL, and the client's names are
+//! ours to translate. Nothing else of SQL is read here.
 
 use std::sync::Arc;
 
-use pgsluice_wire::{BackendWriter, FrontendWriter, TxStatus, tag::frontend};
+use pgsluice_wire::{BackendWriter, Bind, FrontendWriter, TxStatus, tag::frontend};
 
 use crate::Ctx;
+use crate::error::Violation;
 use crate::frontend::{Session, Want};
-use crate::ledger::Owed;
-use crate::message::{Message, Step};
+use crate::ledger::{Named, Owed};
+use crate::message::{Message, NAMES_MAX, Step};
 use crate::server::Server;
 use crate::statement::Statement;
 
+/// Portals of a transaction that are known to forget statements, see `docs/limits.md`.
+const FORGETFUL_MAX: usize = 64;
 /// A Close of the unnamed portal.
 const CLOSE_UNNAMED_PORTAL: [u8; 7] = *b"C\0\0\0\x06P\0";
+
+/// A portal of a statement that forgets statements.
+#[derive(Debug)]
+pub(crate) struct Forgetful {
+    portal: Box<[u8]>,
+    /// The one name that it deallocates, if it is that.
+    name: Option<Vec<u8>>,
+}
 
 impl Session {
     /// The name of ours that a simple Query is one DEALLOCATE of.
@@ -64,6 +75,72 @@ impl Session {
         server.owe(Owed::Deallocate { name, statement, replaced });
         Step::Taken
     }
+
+    /// A portal is bound anew: is its statement one that forgets statements when it is executed?
+    pub(crate) fn note_portal(&mut self, bind: Bind<'_>, named: Option<&Named>, server: &Server) {
+        if server.is_quiet() {
+            self.forgetful.clear();
+        }
+        self.forgetful.retain(|known| *known.portal != *bind.portal);
+        let content = match named {
+            Some(named) => named.statement.content(),
+            None if bind.statement.is_empty() => &self.unnamed.content,
+            None => return,
+        };
+        if forgets(content) && self.forgetful.len() < FORGETFUL_MAX {
+            let text = content.split(|&b| b == 0).next().unwrap_or_default();
+            self.forgetful.push(Forgetful { portal: bind.portal.into(), name: name(text) });
+        }
+    }
+
+    /// An Execute while there are portals that forget statements. If it is of one that deallocates a name of the client's,
+    /// the server gets a statement of that name first, for PostgreSQL to find.
+    pub(crate) fn execute_forgetful(
+        &mut self,
+        message: Message<'_>,
+        server: &mut Server,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Step, Violation> {
+        let Some(body) = message.whole(NAMES_MAX, "Execute")? else { return Ok(Step::Blocked(Want::More)) };
+        let portal = body.split(|&b| b == 0).next().unwrap_or_default();
+        let Some(known) = self.forgetful.iter().find(|known| *known.portal == *portal) else {
+            server.owe(Owed::Execute);
+            return Ok(self.pass(message, ctx));
+        };
+        if !server.ledger.is_empty() {
+            ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
+            return Ok(Step::Blocked(Want::Server));
+        }
+        // Where SQL has prepared statements, the name may be one of those.
+        let ours = |name: &&Vec<u8>| self.names.contains_key(name.as_slice()) && !server.residue.statements;
+        match known.name.as_ref().filter(ours).filter(|_| server.tx != TxStatus::Failed) {
+            Some(name) => {
+                ctx.plan.insert(|out| FrontendWriter(out).parse_content(name, &[0; 3]));
+                server.owe(Owed::HiddenParse(None));
+                server.owe(Owed::ExecuteDeallocate { name: name.clone() });
+            }
+            None => server.owe(Owed::Execute),
+        }
+        self.hold = true;
+        let step = self.pass(message, ctx);
+        ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
+        Ok(step)
+    }
+}
+
+/// Does this SQL, as far as it has come, begin like DISCARD ALL or DEALLOCATE ALL? Only what is sent without waiting for
+/// its answer depends on this; what it did is told by its command tag.
+pub(crate) fn forgets(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    begins(b"discard") || begins(b"deallocate")
+}
+
+/// Does it forget statements anywhere in this SQL, comments and literals included?
+pub(crate) fn mentions_forgetting(text: &[u8]) -> bool {
+    let is = |at: &[u8], word: &[u8]| at.get(..word.len()).is_some_and(|front| front.eq_ignore_ascii_case(word));
+    let mut starts = (0..text.len()).filter(|&at| text[at] | 0x20 == b'd').map(|at| &text[at..]);
+    starts.any(|at| is(at, b"deallocate") || is(at, b"discard"))
 }
 
 /// The name that the text deallocates, if it is one DEALLOCATE of one name and nothing else.

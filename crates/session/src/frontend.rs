@@ -8,6 +8,7 @@ use pgsluice_wire::{
 };
 
 use crate::Ctx;
+use crate::deallocate::{Forgetful, forgets, mentions_forgetting};
 use crate::error::{Refusal, Violation};
 use crate::ledger::{Named, Owed};
 use crate::message::{Message, NAMES_MAX, Step};
@@ -65,15 +66,6 @@ pub(crate) enum Flow {
     SkipToSync,
 }
 
-/// Does what was sent forget statements and settings, so that nothing may go out behind it until it is known to?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hold {
-    No,
-    /// A statement that does was parsed: it may run until Sync.
-    AtSync,
-    Now,
-}
-
 /// What becomes of the rest of a message whose front was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -91,7 +83,10 @@ pub struct Session {
     /// Named statements are ours to place if this is over 0: statements per server.
     pub(crate) max_prepared: usize,
     pub(crate) flow: Flow,
-    pub(crate) hold: Hold,
+    /// What was sent may forget statements and settings: nothing goes out behind it until it is known to.
+    pub(crate) hold: bool,
+    /// The client's portals that do so when they are executed.
+    pub(crate) forgetful: Vec<Forgetful>,
     pub(crate) rest: (usize, Fate),
     pub(crate) names: Names,
     pub(crate) unnamed: Unnamed,
@@ -112,7 +107,8 @@ impl Session {
             pooling,
             max_prepared,
             flow: Flow::Normal,
-            hold: Hold::No,
+            hold: false,
+            forgetful: Vec::new(),
             rest: (0, Fate::Discard),
             names: Names::default(),
             unnamed: Unnamed::default(),
@@ -240,10 +236,8 @@ impl Session {
 
     /// Has the client to wait until it is known what DISCARD ALL or DEALLOCATE did?
     fn holds(&mut self, server: &Server) -> bool {
-        if self.hold == Hold::Now && (server.copying_in || !server.ledger.has_ready_ahead()) {
-            self.hold = Hold::No;
-        }
-        self.hold == Hold::Now
+        self.hold &= !server.copying_in && !server.ledger.is_empty();
+        self.hold
     }
 
     /// The client's name means another statement now.
@@ -355,7 +349,7 @@ impl Session {
         Step::Taken
     }
 
-    fn pass(&mut self, message: Message<'_>, ctx: &mut Ctx<'_>) -> Step {
+    pub(crate) fn pass(&mut self, message: Message<'_>, ctx: &mut Ctx<'_>) -> Step {
         ctx.plan.forward(message.span());
         self.rest = (message.missing(), Fate::Forward);
         Step::Taken
@@ -403,9 +397,7 @@ impl Session {
                 if message.is_hardly_begun() {
                     return Ok(Step::Blocked(Want::More));
                 }
-                if forgets(message.body()) {
-                    self.hold = Hold::Now;
-                }
+                self.hold = forgets(message.body()) || (!self.names.is_empty() && mentions_forgetting(message.body()));
                 let deallocated = self.deallocated(&message);
                 if let Some((name, statement)) = &deallocated
                     && !server.prepared.touch(statement.id())
@@ -426,14 +418,10 @@ impl Session {
                 }
                 server.owe(Owed::Query(replaced));
             }
-            frontend::EXECUTE => server.owe(Owed::Execute),
+            frontend::EXECUTE if self.forgetful.is_empty() => server.owe(Owed::Execute),
+            frontend::EXECUTE => return self.execute_forgetful(message, server, ctx),
             frontend::SYNC if server.copying_in => {}
-            frontend::SYNC => {
-                server.owe(Owed::Sync);
-                if self.hold == Hold::AtSync {
-                    self.hold = Hold::Now;
-                }
-            }
+            frontend::SYNC => server.owe(Owed::Sync),
             frontend::FUNCTION_CALL => server.owe(Owed::FunctionCall),
             frontend::COPY_DATA if !server.copying_in => server.ledger.push(Owed::CopyData),
             frontend::COPY_DONE | frontend::COPY_FAIL if server.copying_in => server.copying_in = false,
@@ -471,9 +459,6 @@ impl Session {
             return Ok(Step::Blocked(Want::Server));
         }
         ctx.counters.client_parses += 1;
-        if forgets(parse.content) {
-            self.hold = Hold::AtSync;
-        }
         let statement = ctx.registry.intern(parse.content);
         if let Some(old) = self.named(parse.name) {
             server.ensure_prepared(&old.statement, self.max_prepared, ctx);
@@ -514,6 +499,7 @@ impl Session {
             self.ensure_unnamed(server, ctx);
         }
         let named = self.named(bind.statement);
+        self.note_portal(bind, named.as_ref(), server);
         let guarded;
         let server_name = match &named {
             Some(Named { statement, .. }) => {
@@ -601,14 +587,6 @@ impl Session {
         server.settle_reply(ctx.plan);
         Ok(Step::Taken)
     }
-}
-
-/// Does this SQL, as far as it has come, begin like DISCARD ALL or DEALLOCATE ALL? Only what is sent without waiting for
-/// its answer depends on this; what it did is told by its command tag.
-pub(crate) fn forgets(text: &[u8]) -> bool {
-    let text = text.trim_ascii_start();
-    let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-    begins(b"discard") || begins(b"deallocate")
 }
 
 /// Does what this message does depend on which statements there are, or change it?

@@ -50,6 +50,8 @@ pub(crate) enum Owed {
     DescribePortal,
     /// An Execute.
     Execute,
+    /// An Execute that deallocates one of the client's names: the server has a statement of that name, made for this.
+    ExecuteDeallocate { name: Vec<u8> },
     /// A Close that the server sees.
     Close,
     /// The client begins to send CopyData, nothing is owed.

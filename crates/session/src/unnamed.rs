@@ -3,7 +3,7 @@
 use pgsluice_wire::FrontendWriter;
 
 use crate::Ctx;
-use crate::frontend::{Fate, Hold, Pooling, Session, forgets};
+use crate::frontend::{Fate, Pooling, Session};
 use crate::ledger::Owed;
 use crate::message::{Message, Step};
 use crate::server::Server;
@@ -40,9 +40,6 @@ impl Unnamed {
 impl Session {
     pub(crate) fn parse_unnamed(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
         let replaced = self.unnamed.replace(server);
-        if forgets(&message.body()[1..]) {
-            self.hold = Hold::AtSync;
-        }
         server.owe(Owed::ParseUnnamed(replaced));
         server.unnamed = Some((self.id, self.unnamed.generation));
         ctx.plan.forward(message.span());
