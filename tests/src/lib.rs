@@ -16,6 +16,7 @@
 //! | `PGSLUICE_TEST_ENV` | where scripts/test-deps.sh puts the drivers, instead of target/test-env |
 //! | `PGSLUICE_LONG` | `1`: the load tests run for a minute each, not for seconds |
 
+pub mod differential;
 pub mod fake;
 pub mod oracle;
 pub mod pooler;

@@ -1,0 +1,278 @@
+//! Runs a case directly and through the pooler, and compares what the clients saw, message by message and byte by byte.
+//! The direct run says which replies are there after each step; the pooled run has to deliver the same by then.
+//!
+//! Two servers serve the three clients. A case is played in an order in which no step needs a server while two other
+//! clients may hold one.
+
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use crate::wire::Reply;
+
+use super::case::{CLIENTS, Case, Step};
+use super::lane::{Event, Lane, Link};
+use super::model::Model;
+use super::op::Op;
+use super::random::Random;
+
+/// How long a reply may take that is certain to come.
+const REPLY_LIMIT: Duration = Duration::from_secs(10);
+/// How long an error may take that may come or not: later ones are counted with the client's next step.
+const PEEK: Duration = Duration::from_millis(2);
+
+/// What a step showed in the direct run.
+#[derive(Clone, Debug, Default)]
+struct Trace {
+    events: Vec<Event>,
+    /// May the client keep a server after it?
+    may_hold: bool,
+}
+
+/// What was not the same.
+#[derive(Debug)]
+pub struct Difference {
+    /// In words, with both transcripts.
+    pub text: String,
+}
+
+/// What became of a case.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Both runs were the same.
+    Same,
+    /// They were not.
+    Different(Difference),
+    /// Two servers are not enough for it in this order.
+    Infeasible,
+}
+
+/// Runs the case in its own order. `limit` is how long the pooler may take for a reply.
+pub fn run(lane: &mut Lane, case: &Case, limit: Duration) -> Verdict {
+    let steps = closed(case.steps.clone());
+    match direct(lane, &steps) {
+        Ok(traces) if is_feasible(&steps, &traces) => pooled(lane, &steps, &traces, limit),
+        Ok(_) => Verdict::Infeasible,
+        Err(difference) => Verdict::Different(difference),
+    }
+}
+
+/// Interleaves the clients' steps at random, and runs that. Returns the case in the order it was run in.
+pub(super) fn run_shuffled(lane: &mut Lane, scripts: Case, random: &mut Random) -> (Case, Verdict) {
+    let steps = closed(scripts.steps.clone());
+    match direct(lane, &steps) {
+        Ok(traces) => {
+            let order = interleave(&steps, &traces, random);
+            let steps: Vec<_> = order.iter().map(|&at| steps[at].clone()).collect();
+            let traces: Vec<_> = order.iter().map(|&at| traces[at].clone()).collect();
+            let verdict = pooled(lane, &steps, &traces, REPLY_LIMIT);
+            (Case { steps: order.iter().filter_map(|&at| scripts.steps.get(at).cloned()).collect() }, verdict)
+        }
+        Err(difference) => (scripts, Verdict::Different(difference)),
+    }
+}
+
+/// Every client that is still there ends what it began, and forgets all.
+fn closed(mut steps: Vec<Step>) -> Vec<Step> {
+    for client in 0..CLIENTS {
+        let mut own = steps.iter().filter(|step| step.client == client).peekable();
+        if own.peek().is_some() && !own.any(Step::ends) {
+            let ops = vec![
+                Op::CopyFail("the end".into()),
+                Op::Sync,
+                Op::Query("ROLLBACK".into()),
+                Op::Query("DISCARD ALL".into()),
+            ];
+            steps.push(Step { client, ops, ..Step::default() });
+        }
+    }
+    steps
+}
+
+fn direct(lane: &mut Lane, steps: &[Step]) -> Result<Vec<Trace>, Difference> {
+    let links = lane.prepare_direct();
+    let mut models: [Model; CLIENTS] = Default::default();
+    let mut traces = Vec::new();
+    for (at, step) in steps.iter().enumerate() {
+        let (link, model) = (&mut links[step.client], &mut models[step.client]);
+        if link.is_closed() {
+            traces.push(Trace::default());
+            continue;
+        }
+        model.sent(&step.bytes());
+        link.send(step, false);
+        let events = if step.later { Vec::new() } else { receive_due(link, model) };
+        if events.last() == Some(&Event::Silence) {
+            let mut text = format!("PostgreSQL itself does not answer step {at} as the model of its loop expects\n");
+            show(&mut text, &[(step, &events)], "direct");
+            return Err(Difference { text });
+        }
+        let may_hold = !link.is_closed() && (step.later || model.may_hold());
+        traces.push(Trace { events, may_hold });
+    }
+    Ok(traces)
+}
+
+/// All that comes without anything more being sent.
+fn receive_due(link: &mut Link, model: &mut Model) -> Vec<Event> {
+    let mut events = Vec::new();
+    while !link.is_closed() {
+        let due = model.is_due();
+        if !due && !model.is_possible() {
+            break;
+        }
+        let event = link.receive(if due { REPLY_LIMIT } else { PEEK });
+        match &event {
+            Event::Reply(reply) => model.came(reply),
+            Event::Silence if !due => break,
+            Event::Silence => {
+                events.push(event);
+                break;
+            }
+            Event::Closed => {}
+        }
+        events.push(event);
+    }
+    events
+}
+
+/// How many other clients may hold a server when a step begins: at most one, and it can get the second.
+fn others(may_hold: &[bool; CLIENTS], client: usize) -> usize {
+    (0..CLIENTS).filter(|&other| other != client && may_hold[other]).count()
+}
+
+fn is_feasible(steps: &[Step], traces: &[Trace]) -> bool {
+    let mut may_hold = [false; CLIENTS];
+    steps.iter().zip(traces).all(|(step, trace)| {
+        let free = others(&may_hold, step.client) < 2;
+        may_hold[step.client] = trace.may_hold;
+        free
+    })
+}
+
+/// An order in which each client's steps keep theirs.
+fn interleave(steps: &[Step], traces: &[Trace], random: &mut Random) -> Vec<usize> {
+    let mut scripts: [Vec<usize>; CLIENTS] = Default::default();
+    for (at, step) in steps.iter().enumerate().rev() {
+        scripts[step.client].push(at);
+    }
+    let mut may_hold = [false; CLIENTS];
+    let mut order = Vec::new();
+    while order.len() < steps.len() {
+        let able: Vec<_> =
+            (0..CLIENTS).filter(|&client| !scripts[client].is_empty() && others(&may_hold, client) < 2).collect();
+        let client = *random.pick(&able);
+        let at = scripts[client].pop().expect("those that are able have a step");
+        may_hold[client] = traces[at].may_hold;
+        order.push(at);
+    }
+    order
+}
+
+fn pooled(lane: &mut Lane, steps: &[Step], traces: &[Trace], limit: Duration) -> Verdict {
+    let expected_contents = lane.contents();
+    let links = lane.prepare_pooled();
+    for (at, (step, trace)) in steps.iter().zip(traces).enumerate() {
+        let link = &mut links[step.client];
+        if link.is_closed() {
+            continue;
+        }
+        link.send(step, true);
+        let events = receive_same(link, &trace.events, limit);
+        if !are_same(&trace.events, &events) {
+            return Verdict::Different(difference(steps, traces, at, events));
+        }
+    }
+    let contents = lane.contents();
+    if contents == expected_contents {
+        return Verdict::Same;
+    }
+    let text = format!("the tables differ\ndirect {expected_contents:?}\npooled {contents:?}\n");
+    Verdict::Different(Difference { text })
+}
+
+/// As many events as were seen directly, or up to the first that differs and a little of what follows it.
+fn receive_same(link: &mut Link, expected: &[Event], limit: Duration) -> Vec<Event> {
+    let mut events = Vec::new();
+    let mut said_why = false;
+    for wanted in expected {
+        let mut event = link.receive(limit);
+        if *wanted == Event::Closed && !said_why {
+            while matches!(event, Event::Reply(_)) {
+                event = link.receive(limit);
+            }
+        }
+        said_why |= is_fatal(&event);
+        let same = is_same(&event, wanted);
+        events.push(event);
+        if !same {
+            while events.len() < 40 && events.last().is_some_and(|last| matches!(last, Event::Reply(_))) {
+                events.push(link.receive(Duration::from_millis(300)));
+            }
+            break;
+        }
+    }
+    events
+}
+
+/// Two normalisations, both about the end of a connection that a client deserved. PostgreSQL closes without a word when a
+/// length field is wrong, and keeps what it had not flushed: there, the pooler may say more. And where the pooler speaks the
+/// last word itself, it cannot name the line of PostgreSQL's source that would have.
+fn is_same(direct: &Event, pooled: &Event) -> bool {
+    let place = |reply: &Reply| [b'F', b'L', b'R'].map(|code| reply.field(code)).concat();
+    match (direct, pooled) {
+        (Event::Reply(one), Event::Reply(other)) if is_fatal(direct) && is_fatal(pooled) => {
+            let told = |reply: &Reply| [b'S', b'C', b'M', b'D', b'H'].map(|code| reply.field(code));
+            told(one) == told(other) && (place(one) == place(other) || [one, other].iter().any(|r| place(r).is_empty()))
+        }
+        _ => direct == pooled,
+    }
+}
+
+fn are_same(direct: &[Event], pooled: &[Event]) -> bool {
+    direct.len() == pooled.len() && direct.iter().zip(pooled).all(|(direct, pooled)| is_same(direct, pooled))
+}
+
+fn is_fatal(event: &Event) -> bool {
+    matches!(event, Event::Reply(reply) if reply.tag == b'E' && reply.field(b'V') == "FATAL")
+}
+
+fn difference(steps: &[Step], traces: &[Trace], at: usize, events: Vec<Event>) -> Difference {
+    let client = steps[at].client;
+    let mut text = format!("client {client} was told something else in its step {at}\n");
+    let own = steps.iter().zip(traces).take(at + 1).filter(|(step, _)| step.client == client);
+    let own: Vec<_> = own.map(|(step, trace)| (step, &trace.events[..])).collect();
+    show(&mut text, &own, "direct");
+    show(&mut text, &[(&steps[at], &events)], "pooled, from that step");
+    let unlike = traces[at].events.iter().zip(&events).find(|(direct, pooled)| direct != pooled);
+    if let Some((Event::Reply(direct), Event::Reply(pooled))) = unlike {
+        let _ = writeln!(text, "first unlike message\n  direct {}\n  pooled {}", bytes(direct), bytes(pooled));
+    }
+    Difference { text }
+}
+
+fn show(text: &mut String, steps: &[(&Step, &[Event])], title: &str) {
+    let _ = writeln!(text, "{title}:");
+    for (step, events) in steps {
+        for op in &step.ops {
+            let _ = writeln!(text, "    > {op}");
+        }
+        for event in *events {
+            let _ = writeln!(text, "    < {event}");
+        }
+    }
+}
+
+fn bytes(reply: &Reply) -> String {
+    format!("{} {}", char::from(reply.tag), reply.body.escape_ascii())
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Reply(reply) if reply.tag == b'S' => write!(f, "{}", bytes(reply)),
+            Event::Reply(reply) => write!(f, "{reply:?}"),
+            Event::Closed => write!(f, "(closed)"),
+            Event::Silence => write!(f, "(silence)"),
+        }
+    }
+}
