@@ -28,11 +28,11 @@ fn on_pool(url: &str, work: &impl AsyncFn(PgPool)) {
 }
 
 async fn create(pool: &PgPool) {
-    pool.execute("CREATE TABLE item (id int PRIMARY KEY, name text)").await.unwrap();
+    pool.execute("CREATE TABLE item (id int PRIMARY KEY, name text)").await.expect("the table is made");
 }
 
 async fn count(executor: &mut PgConnection) -> i64 {
-    sqlx::query_scalar("SELECT count(*) FROM item").fetch_one(executor).await.unwrap()
+    sqlx::query_scalar("SELECT count(*) FROM item").fetch_one(executor).await.expect("a count")
 }
 
 /// The SQLSTATE of an error.
