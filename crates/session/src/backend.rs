@@ -287,7 +287,11 @@ impl Server {
             Owed::Bind(Some(named)) | Owed::DescribeStatement(Some(named)) => {
                 let id = named.statement.id();
                 match report.map(|r| r.sqlstate()) {
-                    Some(code) if code == sqlstate::FEATURE_NOT_SUPPORTED.as_bytes() => self.prepared.spoil(id),
+                    Some(code) if code == sqlstate::FEATURE_NOT_SUPPORTED.as_bytes() => {
+                        // Most likely "cached plan must not change result type": true of every server that has it.
+                        self.prepared.spoil(id);
+                        ctx.registry.retire(&named.statement);
+                    }
                     Some(code) if code == sqlstate::INVALID_STATEMENT_NAME.as_bytes() => self.prepared.remove(id),
                     _ => {}
                 }

@@ -459,7 +459,7 @@ impl Session {
             return Ok(Step::Blocked(Want::Server));
         }
         ctx.counters.client_parses += 1;
-        let statement = ctx.registry.intern(parse.content);
+        let statement = ctx.registry.intern(parse.content, &self.settings);
         if let Some(old) = self.named(parse.name) {
             server.ensure_prepared(&old.statement, self.max_prepared, ctx);
             write_parse(&old.statement, &message, parse.content.len(), ctx);

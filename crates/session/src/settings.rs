@@ -4,6 +4,7 @@
 //! Only what PostgreSQL itself told us is in such a map: what the client's startup message set, and what
 //! ParameterStatus reported since. A setting that PostgreSQL does not report is not followed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,6 +19,9 @@ const FIXED: [&str; 6] = [
     "server_version",
     "session_authorization",
 ];
+
+/// Settings under which one text can be two statements.
+const CONTEXT: [&str; 3] = ["role", "search_path", "session_authorization"];
 
 /// Names (folded to lower case, as PostgreSQL compares them) and values that differ from the server's defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +66,12 @@ impl Settings {
     /// The value of a name, if it is here.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.map.get(&*name.to_ascii_lowercase()).map(AsRef::as_ref)
+    }
+
+    /// Those values that decide what the names in a statement refer to, in one text; empty if none of them is set.
+    pub(crate) fn context(&self) -> Cow<'_, str> {
+        let set = CONTEXT.iter().filter_map(|name| self.map.get(*name).map(|value| (name, value)));
+        set.fold(Cow::Borrowed(""), |text, (name, value)| Cow::Owned(format!("{text}{name}={value}\0")))
     }
 
     /// Is nothing set?

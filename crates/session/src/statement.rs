@@ -1,6 +1,7 @@
 //! Prepared statements: shared by content among the clients of a worker, and what each server has of them.
 //!
-//! Identity is content, byte by byte: text and parameter types. Hashes (keyed, by the standard library) only find it.
+//! Identity is content, byte by byte: text and parameter types; and the settings under which the text means what it means.
+//! Hashes (keyed, by the standard library) only find it.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use crate::params::{ParamSets, Params};
+use crate::settings::Settings;
 
 /// Prepared statements a registry holds before it first looks for those that nobody uses any more.
 const REGISTRY_SWEEP_MIN: usize = 1024;
@@ -27,6 +29,8 @@ pub(crate) const GUARD: &str = "?";
 pub struct Statement {
     id: u64,
     content: Box<[u8]>,
+    /// What decides what its names refer to, see [`Settings::context`].
+    context: Box<str>,
     server_name: Box<str>,
 }
 
@@ -74,7 +78,10 @@ impl Eq for ByContent {}
 /// The statements known to one worker, and the sets of parameters.
 #[derive(Debug)]
 pub struct Registry {
-    known: HashSet<ByContent>,
+    /// By context, most often none.
+    known: HashMap<Box<str>, HashSet<ByContent>>,
+    /// Statements held.
+    len: usize,
     next_id: u64,
     step: u64,
     params: ParamSets,
@@ -89,7 +96,8 @@ impl Registry {
     pub fn new(index: usize, workers: usize) -> Self {
         let (next_id, step) = (index as u64 + 1, workers.max(1) as u64);
         Self {
-            known: HashSet::new(),
+            known: HashMap::new(),
+            len: 0,
             params: ParamSets::default(),
             next_id,
             step,
@@ -98,20 +106,22 @@ impl Registry {
         }
     }
 
-    /// The statement with this content.
-    pub fn intern(&mut self, content: &[u8]) -> Arc<Statement> {
-        if let Some(found) = self.known.get(content) {
+    /// The statement with this content, as it is meant under a client's settings.
+    pub fn intern(&mut self, content: &[u8], settings: &Settings) -> Arc<Statement> {
+        let context = settings.context();
+        if let Some(found) = self.known.get(&*context).and_then(|known| known.get(content)) {
             return found.0.clone();
         }
-        if self.known.len() >= self.sweep_at.0 || self.bytes + content.len() > self.sweep_at.1 {
+        if self.len >= self.sweep_at.0 || self.bytes + content.len() > self.sweep_at.1 {
             self.sweep();
         }
         self.bytes += content.len();
+        self.len += 1;
         let id = self.next_id;
         self.next_id += self.step;
         let server_name = format!("{RESERVED_PREFIX}{id}").into();
-        let statement = Arc::new(Statement { id, content: content.into(), server_name });
-        self.known.insert(ByContent(statement.clone()));
+        let statement = Arc::new(Statement { id, content: content.into(), context: context.into(), server_name });
+        self.known.entry(statement.context.clone()).or_default().insert(ByContent(statement.clone()));
         statement
     }
 
@@ -122,27 +132,44 @@ impl Registry {
 
     /// Statements held now.
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.len
     }
 
     /// Is no statement known?
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.len == 0
     }
 
     /// A client that used it does not any more: without others that do, it is dropped.
     pub(crate) fn release(&mut self, statement: Arc<Statement>) {
         const OURS_AND_THIS: usize = 2;
-        if Arc::strong_count(&statement) == OURS_AND_THIS && self.known.remove(statement.content()) {
+        if Arc::strong_count(&statement) == OURS_AND_THIS {
+            self.retire(&statement);
+        }
+    }
+
+    /// Whoever prepares this content anew gets another statement: what servers have of this one is out of date.
+    pub(crate) fn retire(&mut self, statement: &Arc<Statement>) {
+        let Some(known) = self.known.get_mut(&statement.context) else { return };
+        if known.get(statement.content()).is_some_and(|found| Arc::ptr_eq(&found.0, statement)) {
+            known.remove(statement.content());
             self.bytes -= statement.content().len();
+            self.len -= 1;
+            if known.is_empty() {
+                self.known.remove(&statement.context);
+            }
         }
     }
 
     /// Drops what no client and no server uses; the next sweep comes when there is twice as much as is left.
     fn sweep(&mut self) {
-        self.known.retain(|s| Arc::strong_count(&s.0) > 1);
-        self.bytes = self.known.iter().map(|s| s.0.content().len()).sum();
-        let twice = (self.known.len() * 2, self.bytes * 2);
+        self.known.retain(|_, known| {
+            known.retain(|s| Arc::strong_count(&s.0) > 1);
+            !known.is_empty()
+        });
+        self.len = self.known.values().map(HashSet::len).sum();
+        self.bytes = self.known.values().flatten().map(|s| s.0.content().len()).sum();
+        let twice = (self.len * 2, self.bytes * 2);
         self.sweep_at = (twice.0.max(REGISTRY_SWEEP_MIN), twice.1.max(REGISTRY_SWEEP_BYTES_MIN));
     }
 }
@@ -224,26 +251,45 @@ mod tests {
     #[test]
     fn content_is_identity_and_the_unused_are_forgotten() {
         let mut registry = Registry::new(1, 2);
-        let a = registry.intern(b"select 1\0\0\0");
-        let b = registry.intern(b"select 1\0\0\0");
-        let c = registry.intern(b"select 1\0\0\x01\0\0\0\x17");
+        let a = registry.intern(b"select 1\0\0\0", &Settings::default());
+        let b = registry.intern(b"select 1\0\0\0", &Settings::default());
+        let c = registry.intern(b"select 1\0\0\x01\0\0\0\x17", &Settings::default());
         assert!(Arc::ptr_eq(&a, &b));
         assert_ne!(a.server_name(), c.server_name());
         assert_eq!(a.id() % 2, 0, "ids of worker 1 of 2 are even");
         for i in 0..REGISTRY_SWEEP_MIN * 3 {
-            registry.intern(format!("select {i}\0\0\0").as_bytes());
+            registry.intern(format!("select {i}\0\0\0").as_bytes(), &Settings::default());
         }
         assert!(registry.len() <= REGISTRY_SWEEP_MIN, "{}", registry.len());
-        assert!(Arc::ptr_eq(&a, &registry.intern(b"select 1\0\0\0")), "what is used stays");
+        assert!(Arc::ptr_eq(&a, &registry.intern(b"select 1\0\0\0", &Settings::default())), "what is used stays");
+    }
+
+    #[test]
+    fn one_text_under_two_search_paths_is_two_statements_and_a_retired_one_is_not_found_again() {
+        let mut registry = Registry::new(0, 1);
+        let of = |name: &str, value: &str| Settings::default().with(name, value);
+        let plain = registry.intern(b"select\0\0\0", &of("TimeZone", "UTC"));
+        let (a, b) = (of("search_path", "a"), of("Search_Path", "b"));
+        let [first, second] = [&a, &b].map(|s| registry.intern(b"select\0\0\0", s));
+        assert!(first.id() != plain.id() && first.id() != second.id());
+        assert!(Arc::ptr_eq(&first, &registry.intern(b"select\0\0\0", &a)));
+        registry.retire(&first);
+        assert_eq!(registry.len(), 2);
+        let anew = registry.intern(b"select\0\0\0", &a);
+        assert_ne!(anew.id(), first.id());
+        registry.retire(&first);
+        registry.release(first);
+        assert!(Arc::ptr_eq(&anew, &registry.intern(b"select\0\0\0", &a)), "the retired one takes nobody along");
+        assert_eq!((registry.len(), registry.bytes), (3, 3 * 9));
     }
 
     #[test]
     fn a_few_long_ones_are_forgotten_as_well() {
         let mut registry = Registry::new(0, 1);
         let long = |i: usize| format!("{i}{}", "x".repeat(1 << 20)).into_bytes();
-        (0..100).for_each(|i| drop(registry.intern(&long(i))));
+        (0..100).for_each(|i| drop(registry.intern(&long(i), &Settings::default())));
         assert!(registry.len() <= 4, "{}", registry.len());
-        let kept: Vec<_> = (0..10).map(|i| registry.intern(&long(i))).collect();
+        let kept: Vec<_> = (0..10).map(|i| registry.intern(&long(i), &Settings::default())).collect();
         let shared = kept[0].clone();
         let held = registry.len();
         kept.into_iter().for_each(|statement| registry.release(statement));
@@ -255,7 +301,7 @@ mod tests {
     #[test]
     fn the_least_recently_used_goes_first() {
         let mut registry = Registry::new(0, 1);
-        let [a, b, c] = ["a", "b", "c"].map(|t| registry.intern(t.as_bytes()));
+        let [a, b, c] = ["a", "b", "c"].map(|t| registry.intern(t.as_bytes(), &Settings::default()));
         let mut prepared = Prepared::new();
         for s in [&a, &b, &c] {
             prepared.insert(s.clone());
