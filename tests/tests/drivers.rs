@@ -42,12 +42,12 @@ fn asyncpg() {
 
 #[test]
 fn node_postgres() {
-    driver(program::node, "node_postgres_check.mjs", 7);
+    driver(program::node, "node_postgres_check.mjs", 14);
 }
 
 #[test]
 fn postgres_js() {
-    driver(program::node, "postgres_js_check.mjs", 5);
+    driver(program::node, "postgres_js_check.mjs", 16);
 }
 
 #[test]
