@@ -28,7 +28,7 @@ fn on_pool(url: &str, work: &impl AsyncFn(PgPool)) {
 }
 
 async fn create(pool: &PgPool) {
-    pool.execute("CREATE TABLE item (id int PRIMARY KEY, name text)").await.expect("the table is made");
+    pool.execute("CREATE TABLE item (id int PRIMARY KEY, name text)").await.expect("a new table");
 }
 
 async fn count(executor: &mut PgConnection) -> i64 {
