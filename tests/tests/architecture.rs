@@ -212,3 +212,38 @@ fn every_limit_is_listed_with_its_value() {
         "docs/limits.md lacks {missing:#?} and has without reason {wrong:#?}"
     );
 }
+
+/// `file::test` names in docs/protocol.md, the files as paths.
+fn tests_named_on_the_protocol_page() -> Vec<(PathBuf, String)> {
+    let page = fs::read_to_string(root().join("docs/protocol.md")).expect("docs/protocol.md");
+    let named = page.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::"));
+    let named = named.filter(|(file, test)| {
+        [file, test]
+            .iter()
+            .all(|part| part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_/".contains(&b)))
+    });
+    let path = |file: &str| match file.split_once('/') {
+        None => vec![format!("tests/tests/{file}.rs")],
+        Some((name, file)) => vec![format!("crates/{name}/tests/{file}.rs"), format!("crates/{name}/src/{file}.rs")],
+    };
+    let found = named.filter(|(file, _)| *file != "file").map(|(file, test)| {
+        let paths = path(file).into_iter().map(|p| root().join(p));
+        (paths.into_iter().find(|p| p.exists()).unwrap_or_else(|| panic!("no file {file}")), test.to_owned())
+    });
+    found.collect()
+}
+
+#[test]
+fn every_test_that_the_protocol_page_names_is_there() {
+    let named = tests_named_on_the_protocol_page();
+    assert!(named.len() > 80, "{} only: they are written differently now", named.len());
+    for (file, test) in named {
+        let source = fs::read_to_string(&file).expect("it exists");
+        let at = source.find(&format!("fn {test}()")).or_else(|| source.find(&format!("fn {test}(")));
+        let mut before = source[..at.unwrap_or_else(|| panic!("{} has no test {test}", file.display()))].lines().rev();
+        assert!(
+            before.find(|line| !line.trim().is_empty()).is_some_and(|line| line.trim().ends_with("test]")),
+            "{test} is no test"
+        );
+    }
+}

@@ -1,7 +1,8 @@
 //! What a startup message may ask for, and what becomes of it: every case is put to PostgreSQL itself and to the pooler
 //! in front of it, 15 and 18, and has to end alike.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use pgsluice_tests::wire::{LoginError, message as m};
@@ -217,4 +218,46 @@ fn cancel_works_with_keys_of_either_length_in_front_of_servers_of_either_version
             assert_eq!(client.value("SELECT 1"), "1");
         }
     });
+}
+
+/// Stands in front of a PostgreSQL and turns away whoever asks for more than protocol 3.0, with these words or none.
+fn only_3_0(postgres: &Postgres, refusal: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let (port, behind) = (listener.local_addr().expect("bound").port(), postgres.addr());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let refusal = refusal.clone();
+            std::thread::spawn(move || -> std::io::Result<()> {
+                let mut startup = vec![0; 8];
+                stream.read_exact(&mut startup)?;
+                if startup[4..8] == V3_2.to_be_bytes() {
+                    return stream.write_all(&refusal);
+                }
+                let mut server = TcpStream::connect(behind)?;
+                server.write_all(&startup)?;
+                let (mut from_client, mut to_server) = (stream.try_clone()?, server.try_clone()?);
+                std::thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+                std::io::copy(&mut server, &mut stream).map(drop)
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_server_that_knows_only_protocol_3_0_is_spoken_to_in_it() {
+    let postgres = Postgres::shared();
+    let error = |sqlstate: &str| m::tagged(b'E', format!("SFATAL\0VFATAL\0C{sqlstate}\0Mnot that one\0\0").as_bytes());
+    for refusal in [error("0A000"), error("08P01"), Vec::new()] {
+        let text = format!(
+            "listen_addr = \"127.0.0.1\"\nlisten_port = {{port}}\nadmin_users = [\"app\"]\n\
+             [databases.postgres]\nhost = \"127.0.0.1\"\nport = {}\n[users.app]\npassword = \"{}\"\n",
+            only_3_0(postgres, refusal),
+            APP.password
+        );
+        let pooler = Pooler::file("pgsluice.toml", &text, APP);
+        let parameters = [("user", APP.user), ("database", "postgres")];
+        let mut client = Raw::connect_version(pooler.addr(), V3_2, APP.password, &parameters).unwrap();
+        assert_eq!((client.value("SELECT 1").as_str(), client.secret.len()), ("1", 32));
+    }
 }
