@@ -4,6 +4,7 @@
 
 mod edges;
 mod model;
+mod program;
 mod table;
 mod transparent;
 mod world;

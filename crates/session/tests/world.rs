@@ -172,25 +172,32 @@ impl World {
         let n = 1 + if dice.roll(4) == 0 { dice.roll(9) } else { dice.roll(400) };
         match dice.roll(4) {
             0 => self.send(i, n),
-            1 => self.clients[i].link.as_mut().is_some_and(|link| {
-                let moved = !link.wire.to_server.is_empty();
-                link.wire.deliver(n);
-                moved
-            }),
+            1 => self.deliver(i, n),
             2 => self.receive(i, n),
-            _ => self.clients[i].waiting && self.pump_client(i),
+            _ => self.wake(i),
         }
+    }
+
+    /// The client's server reads some bytes.
+    pub(crate) fn deliver(&mut self, i: usize, n: usize) -> bool {
+        self.clients[i].link.as_mut().is_some_and(|link| {
+            let moved = !link.wire.to_server.is_empty();
+            link.wire.deliver(n);
+            moved
+        })
+    }
+
+    /// The client tries again for a server, if it waits for one.
+    pub(crate) fn wake(&mut self, i: usize) -> bool {
+        self.clients[i].waiting && self.pump_client(i)
     }
 
     /// Everything of one client's that can move does.
     fn settle(&mut self, i: usize) -> bool {
         let mut moved = self.send(i, usize::MAX);
-        if let Some(link) = &mut self.clients[i].link {
-            moved |= !link.wire.to_server.is_empty();
-            link.wire.deliver(usize::MAX);
-        }
+        moved |= self.deliver(i, usize::MAX);
         moved |= self.receive(i, usize::MAX);
-        moved | (self.clients[i].waiting && self.pump_client(i))
+        moved | self.wake(i)
     }
 
     /// The client sends some bytes.
@@ -299,6 +306,17 @@ impl World {
         let idle = clean(server, &mut wire).expect("nothing hopeless was done");
         check_idle(&idle, &wire);
         self.idle.push((idle, wire));
+    }
+
+    /// No server for a client that waits for one. Did it?
+    pub(crate) fn refuse(&mut self, i: usize) -> bool {
+        let client = &mut self.clients[i];
+        if !std::mem::take(&mut client.waiting) {
+            return false;
+        }
+        client.session.handle_refusal(&Refusal::ShuttingDown, &mut client.seen);
+        self.pump_client(i);
+        true
     }
 
     /// The client's server hangs up, with what it sent and we did not read; there is another one. Was the client cut off
