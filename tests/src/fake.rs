@@ -19,6 +19,8 @@ pub struct Script {
     pub login: Act,
     /// When asked to [`CUE`].
     pub query: Act,
+    /// When sent a Parse.
+    pub parse: Act,
     /// When a cancel request comes.
     pub cancel: Act,
     /// When the control connection asks for the limits.
@@ -27,7 +29,13 @@ pub struct Script {
 
 impl Default for Script {
     fn default() -> Self {
-        Self { login: log_in, query: |stream| answer(stream, CUE), cancel: |_| Ok(()), limits: tell_limits }
+        Self {
+            login: log_in,
+            query: |stream| answer(stream, CUE),
+            parse: |stream| stream.write_all(&m::tagged(b'1', b"")),
+            cancel: |_| Ok(()),
+            limits: tell_limits,
+        }
     }
 }
 
@@ -74,7 +82,7 @@ fn serve(mut stream: TcpStream, script: Script) -> io::Result<()> {
             b'Q' if text == CUE => (script.query)(&mut stream)?,
             b'Q' => answer(&mut stream, &text)?,
             b'S' => stream.write_all(&ready())?,
-            b'P' => stream.write_all(&m::tagged(b'1', b""))?,
+            b'P' => (script.parse)(&mut stream)?,
             b'B' => stream.write_all(&m::tagged(b'2', b""))?,
             b'E' => stream.write_all(&complete())?,
             b'X' => return Ok(()),

@@ -277,6 +277,26 @@ fn a_server_that_answers_neither_a_query_nor_its_cancellation() {
     }
 }
 
+/// A client's settings are what no server survives: it is told, and not tried with one after the other for ever.
+#[test]
+fn servers_that_end_when_they_are_brought_to_settings() {
+    let scene = Scene::new(Script {
+        query: |stream| {
+            stream.write_all(&report("TimeZone", "Mars"))?;
+            answer(stream, CUE)
+        },
+        parse: |_| Err(io::ErrorKind::Other.into()),
+        ..Script::default()
+    });
+    let mut client = scene.client();
+    assert_eq!(cue(&mut client), Outcome::Answered);
+    // From here on its server has other settings than it.
+    scene.check_all();
+    let refused = client.rows("SELECT 1").expect_err("no server takes the settings");
+    assert_eq!(refused.sqlstate(), "08006", "{refused:?}");
+    scene.check_all();
+}
+
 #[test]
 fn a_long_last_word_before_many_queries() {
     const QUERIES: usize = 10_000;

@@ -34,6 +34,9 @@ const AHEAD_MAX: usize = 64 << 10;
 /// A Terminate message.
 const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
 
+/// Servers in a row that may be lost while they are brought to a client's settings before it is told.
+const LOST_REPLAYS_MAX: u32 = 3;
+
 /// Where the session is.
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
@@ -69,6 +72,8 @@ pub(super) struct Client {
     outbox: Buffer,
     /// The outbox holds answers of ours that go out with the server's.
     hold: bool,
+    /// Servers lost one after the other while they were brought to its settings.
+    lost_replays: u32,
     /// The client hung up, with Terminate as its last word: what it sent before that is still to be done.
     farewell: bool,
 }
@@ -92,6 +97,7 @@ impl Client {
             inbox,
             outbox,
             hold: true,
+            lost_replays: 0,
             farewell: false,
         })
     }
@@ -512,15 +518,20 @@ impl Client {
         self.slot.set_doing(Doing::Idle, state.now);
         self.hold = false;
         let after = if self.phase == Phase::Welcome {
-            Err(End::Refused(why))
+            Err(End::Refused(why.clone()))
         } else {
             match self.session.handle_server_lost(&mut link.server, &why, self.outbox.tail()) {
                 AfterLoss::GoOn => Ok(()),
                 AfterLoss::Close => Err(End::Told("server lost")),
             }
         };
+        self.lost_replays = if link.server.is_replaying() { self.lost_replays + 1 } else { 0 };
         self.worker.lose(self.pool, *link.conn);
         after?;
+        if self.lost_replays > LOST_REPLAYS_MAX {
+            self.lost_replays = 0;
+            return self.refuse(state, why, cx);
+        }
         self.process_inbox(state, cx)
     }
 
