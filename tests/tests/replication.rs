@@ -132,7 +132,10 @@ fn a_replication_client_can_be_cancelled_killed_and_lost() {
     client.cancel().unwrap();
     assert_eq!(show(&client.until_ready()), ["T pg_sleep", "E 57014", "Z I"]);
     let row = pooler.show("SHOW CLIENTS").into_iter().find(|row| row["application_name"] == "a standby");
-    assert_eq!(row.expect("the console shows it")["state"], "active");
+    let row = row.expect("the console shows it");
+    assert_eq!((row["state"].as_str(), row["replication"].as_str()), ("active", "logical"));
+    let servers = pooler.show("SHOW SERVERS");
+    assert!(servers.iter().any(|s| s["replication"] == "logical" && s["link"] == row["ptr"]), "{servers:?}");
     drop(client);
     assert!(eventually(SOON, || wal_senders(&mut watch) == "0"), "a client that hangs up takes its server along");
 

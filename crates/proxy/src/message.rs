@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_console::Counters;
 use pgsluice_pool::{PoolId, ShedTo};
-use pgsluice_session::{CancelKey, IdleServer, Params, Refusal, Settings};
+use pgsluice_session::{CancelKey, IdleServer, Params, Refusal, Replication, Settings};
 use tokio::sync::oneshot;
 
 use crate::net::{Ends, Parcel};
@@ -20,6 +20,7 @@ pub(crate) struct NewClient {
     pub(crate) pid: u32,
     pub(crate) secret: Box<[u8]>,
     pub(crate) user: String,
+    pub(crate) replication: Replication,
     pub(crate) settings: Arc<Settings>,
     pub(crate) pool: Arc<PoolSpec>,
     /// `query_wait_timeout` and `client_idle_timeout` of this user; zero is off.

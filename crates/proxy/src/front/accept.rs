@@ -138,7 +138,8 @@ impl Front {
         pool: Arc<PoolSpec>,
     ) -> Option<(usize, NewClient)> {
         let config = self.config();
-        let LoggedIn { identity: Identity { user, database, version, settings, .. }, early, late } = client;
+        let LoggedIn { identity: Identity { user, database, version, settings, replication, .. }, early, late } =
+            client;
         let (ends, id, pid) = (stream.ends(), self.next_id(), self.next_pid());
         let parcel = stream.pack().ok()?;
         let worker = {
@@ -154,9 +155,24 @@ impl Front {
         let secret = if version < PROTOCOL_3_2 { Box::from(random::<4>()) } else { Box::<[u8]>::from(random::<32>()) };
         let (query_wait, client_idle) =
             (config.query_wait_timeout(&database, &user), config.client_idle_timeout(&user));
-        let new =
-            NewClient { parcel, ends, id, pid, secret, user, settings, pool, query_wait, client_idle, early, late };
-        Some((worker, new))
+        Some((
+            worker,
+            NewClient {
+                parcel,
+                ends,
+                id,
+                pid,
+                secret,
+                user,
+                replication,
+                settings,
+                pool,
+                query_wait,
+                client_idle,
+                early,
+                late,
+            },
+        ))
     }
 
     /// May this client have a session now, and in which pool?

@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_pool::PoolId;
-use pgsluice_session::Refusal;
+use pgsluice_session::{Refusal, Replication};
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 
@@ -43,6 +43,7 @@ pub(crate) struct Slot {
     pub(crate) secret: Box<[u8]>,
     pub(crate) pool: PoolId,
     pub(crate) user: String,
+    pub(crate) replication: Replication,
     pub(crate) query_wait: Duration,
     pub(crate) client_idle: Duration,
     pub(crate) application_name: String,
@@ -72,6 +73,7 @@ impl Slot {
             secret: client.secret.clone(),
             pool: client.pool.id,
             user: client.user.clone(),
+            replication: client.replication,
             query_wait: client.query_wait,
             client_idle: client.client_idle,
             application_name: client.settings.get("application_name").unwrap_or_default().into(),

@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use pgsluice_console::{ConnKind, ConnRow, ConnState};
 use pgsluice_pool::PoolId;
+use pgsluice_session::Replication;
 
 use super::conn::Live;
 use super::slot::{Doing, Slot};
@@ -46,6 +47,7 @@ impl Worker {
             link: slot.link.borrow().as_ref().map(|l| l.info.id),
             application_name: slot.application_name.clone(),
             prepared_statements: slot.statements.get() as u64,
+            replication: shown(slot.replication),
             worker: self.index as u64,
             ..ConnRow::default()
         }
@@ -69,6 +71,7 @@ impl Worker {
                 let wait = now.saturating_duration_since(slot.since.get());
                 let mut row = self.server_row(entry, live, ConnState::Active);
                 row.link = Some(slot.id);
+                row.replication = shown(slot.replication);
                 row.application_name.clone_from(&slot.application_name);
                 row.request_time = SystemTime::now().checked_sub(wait);
                 row.wait = wait;
@@ -100,6 +103,14 @@ impl Worker {
             worker: self.index as u64,
             ..ConnRow::default()
         }
+    }
+}
+
+fn shown(replication: Replication) -> pgsluice_console::Replication {
+    match replication {
+        Replication::No => pgsluice_console::Replication::None,
+        Replication::Physical => pgsluice_console::Replication::Physical,
+        Replication::Logical => pgsluice_console::Replication::Logical,
     }
 }
 
