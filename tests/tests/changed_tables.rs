@@ -87,3 +87,62 @@ fn one_text_under_two_search_paths() {
         }
     }
 }
+
+/// A server that never had the statement would prepare it as the table is now, and answer with rows of another shape than
+/// the client was told.
+#[test]
+fn used_on_a_server_that_lacks_it() {
+    same(|client, [one, _], other| {
+        let mut all = [prepare(client, "a"), use_it(client, "a")].concat();
+        other.run("ALTER TABLE item ADD COLUMN more int");
+        one.run("BEGIN");
+        all.extend(use_it(client, "a"));
+        one.run("COMMIT");
+        all.extend(play(client, &[close(b'S', "a"), sync()]));
+        all.extend([prepare(client, "a"), use_it(client, "a")].concat());
+        all
+    });
+}
+
+/// In a pipeline and in a block, too: what follows is skipped, the block has failed.
+#[test]
+fn used_in_a_block_on_a_server_that_lacks_it() {
+    same(|client, [one, _], other| {
+        let mut all = [prepare(client, "a"), use_it(client, "a")].concat();
+        other.run("ALTER TABLE item ALTER COLUMN id TYPE text");
+        one.run("BEGIN");
+        let batch = [
+            parse("", "BEGIN", &[]),
+            bind("", "", &[]),
+            execute("", 0),
+            bind("", "a", &[]),
+            execute("", 0),
+            parse("never", "SELECT 1", &[]),
+            sync(),
+        ];
+        all.extend(play(client, &batch));
+        all.extend(use_it(client, "a"));
+        all.extend(pgsluice_tests::wire::show(&client.query("ROLLBACK")));
+        all.extend(use_it(client, "never"));
+        one.run("COMMIT");
+        all
+    });
+}
+
+/// Somebody who never prepared it before hears nothing of what it was, where the change went through the pooler.
+#[test]
+fn prepared_first_after_the_change() {
+    same(|client, [one, two], other| {
+        let mut all = [prepare(client, "a"), use_it(client, "a")].concat();
+        two.run("BEGIN");
+        all.extend(use_it(client, "a"));
+        two.run("COMMIT");
+        other.run("GRANT ALL ON item TO PUBLIC");
+        one.run("ALTER TABLE item ADD COLUMN more int");
+        all.extend([prepare(one, "b"), use_it(one, "b")].concat());
+        two.run("BEGIN");
+        all.extend([prepare(one, "c"), use_it(one, "c")].concat());
+        two.run("COMMIT");
+        all
+    });
+}

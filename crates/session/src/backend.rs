@@ -84,9 +84,19 @@ impl Server {
                 true
             }
             backend::ERROR_RESPONSE => head.total() <= REPORT_VIEW_MAX,
+            backend::ROW_DESCRIPTION => head.total() <= VIEW_MAX && self.is_shape_wanted(),
             _ => false,
         };
         Ok(if whole { bytes.get(HEAD_LEN..head.total()) } else { Some(&[]) })
+    }
+
+    /// Is the RowDescription that comes next one of a statement that clients may know?
+    fn is_shape_wanted(&self) -> bool {
+        match self.ledger.front() {
+            Some(Owed::DescribeStatement(Some(named))) => named.statement.shape().is_none(),
+            Some(Owed::HiddenDescribe(_)) => true,
+            _ => false,
+        }
     }
 
     /// Takes note of one message. Is it for the client?
@@ -102,6 +112,9 @@ impl Server {
             backend::READY_FOR_QUERY => self.handle_ready(linked, body, ctx),
             backend::COMMAND_COMPLETE => {
                 let tag = CommandComplete::read(body)?.tag;
+                if tag.starts_with(b"ALTER ") {
+                    ctx.registry.retire_all();
+                }
                 self.handle_command_tag(session, tag);
                 self.end_execute(head.tag).map(|shown| shown && linked)
             }
@@ -112,7 +125,14 @@ impl Server {
             backend::PARAMETER_STATUS => self.handle_parameter(session, ParameterStatus::read(body)?, ctx),
             backend::NOTICE_RESPONSE => Ok(linked && self.ledger.front().is_none_or(|owed| !owed.is_hidden())),
             backend::NOTIFICATION_RESPONSE => Ok(linked),
-            _ => self.handle_answer(session, head.tag).map(|shown| shown && linked),
+            tag => {
+                match tag {
+                    backend::ROW_DESCRIPTION if !body.is_empty() => self.note_shape(Some(body), ctx),
+                    backend::NO_DATA => self.note_shape(None, ctx),
+                    _ => {}
+                }
+                self.handle_answer(session, tag).map(|shown| shown && linked)
+            }
         }
     }
 
@@ -136,10 +156,15 @@ impl Server {
             backend::CLOSE_COMPLETE => {
                 (matches!(front, Owed::Close | Owed::CloseUnnamed(_) | Owed::HiddenClose(_)), true)
             }
-            backend::PARAMETER_DESCRIPTION => (matches!(front, Owed::DescribeStatement(_)), false),
-            backend::NO_DATA => (matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal), true),
+            backend::PARAMETER_DESCRIPTION => {
+                (matches!(front, Owed::DescribeStatement(_) | Owed::HiddenDescribe(_)), false)
+            }
+            backend::NO_DATA => {
+                (matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal | Owed::HiddenDescribe(_)), true)
+            }
             backend::ROW_DESCRIPTION => {
-                let described = matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal);
+                let described =
+                    matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal | Owed::HiddenDescribe(_));
                 (described || matches!(front, Owed::Query(_) | Owed::HiddenQuery), described)
             }
             backend::COPY_IN_RESPONSE if matches!(front, Owed::Query(_) | Owed::Execute) => {
@@ -296,10 +321,14 @@ impl Server {
                     _ => {}
                 }
             }
-            &Owed::ParseTooLong { max }
+            &(Owed::ParseTooLong { .. } | Owed::Changed)
                 if report.is_some_and(|r| r.sqlstate() == sqlstate::INVALID_STATEMENT_NAME.as_bytes()) =>
             {
-                ctx.plan.insert(|out| Refusal::StatementTooLong { max }.write(Severity::Error, out));
+                let refusal = match front {
+                    &Owed::ParseTooLong { max } => Refusal::StatementTooLong { max },
+                    _ => Refusal::ResultTypeChanged,
+                };
+                ctx.plan.insert(|out| refusal.write(Severity::Error, out));
                 shown = false;
             }
             // A cancel that came late may hit a command of ours; it hit nobody else.
@@ -345,6 +374,7 @@ impl Server {
                 }
                 self.unnamed = Some(NOBODYS);
             }
+            Owed::HiddenDescribe(_) => self.checking = false,
             Owed::HiddenParse(None) | Owed::HiddenClose(None) => self.unnamed = Some(NOBODYS),
             // What it was to deallocate is still there.
             Owed::ExecuteDeallocate { .. } => self.residue.statements = true,

@@ -344,7 +344,7 @@ impl Session {
         self.flow = Flow::Normal;
     }
 
-    fn discard(&mut self, message: Message<'_>) -> Step {
+    pub(crate) fn discard(&mut self, message: Message<'_>) -> Step {
         self.rest = (message.missing(), Fate::Discard);
         Step::Taken
     }
@@ -494,11 +494,16 @@ impl Session {
 
     fn bind(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let Some(bind) = Bind::read(message.body()) else { return message.more_names("Bind") };
-        ctx.counters.binds += 1;
         if bind.statement.is_empty() {
             self.ensure_unnamed(server, ctx);
         }
         let named = self.named(bind.statement);
+        if let Some(Named { statement, .. }) = &named
+            && let Some(step) = self.ensure_shape(statement, message, server, ctx)
+        {
+            return Ok(step);
+        }
+        ctx.counters.binds += 1;
         self.note_portal(bind, named.as_ref(), server);
         let guarded;
         let server_name = match &named {
@@ -549,6 +554,9 @@ impl Session {
         }
         let named = self.named(name);
         if let Some(Named { statement, .. }) = &named {
+            if let Some(step) = self.ensure_shape(statement, message, server, ctx) {
+                return Ok(step);
+            }
             server.ensure_prepared(statement, self.max_prepared, ctx);
             ctx.plan.insert(|out| FrontendWriter(out).describe_statement(statement.server_name().as_bytes()));
         } else if self.is_reserved(name) {

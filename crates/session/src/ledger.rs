@@ -62,6 +62,10 @@ pub(crate) enum Owed {
     OwnParseComplete { name: Arc<[u8]> },
     /// CloseComplete, from us; with what the client's name meant.
     OwnCloseComplete { name: Arc<[u8]>, statement: Arc<Statement> },
+    /// A message for a statement whose rows are not what they were: an error, whose words are ours.
+    Changed,
+    /// Ours: a Describe of a statement that was just prepared, to see whether its rows are what they were.
+    HiddenDescribe(Arc<Statement>),
     /// Ours, not the client's: a Parse.
     HiddenParse(Option<Arc<Statement>>),
     /// Ours: a Bind.
@@ -80,7 +84,10 @@ impl Owed {
     /// Is its response not for the client?
     pub(crate) fn is_hidden(&self) -> bool {
         use Owed::*;
-        matches!(self, HiddenParse(_) | HiddenBind | HiddenExecute | HiddenClose(_) | HiddenSync | HiddenQuery)
+        matches!(
+            self,
+            HiddenDescribe(_) | HiddenParse(_) | HiddenBind | HiddenExecute | HiddenClose(_) | HiddenSync | HiddenQuery
+        )
     }
 
     /// Does the server answer it with ReadyForQuery, and read on after an error there?

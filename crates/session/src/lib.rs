@@ -20,6 +20,7 @@ mod plan;
 mod server;
 mod server_login;
 mod settings;
+mod shape;
 mod startup_options;
 mod statement;
 mod unnamed;

@@ -81,6 +81,10 @@ pub struct Server {
     pub(crate) last_words: Option<Box<[u8]>>,
     /// Body of an error that a message of ours, not the client's, met.
     pub(crate) own_error: Option<Box<[u8]>>,
+    /// A Describe of ours is under way that the client's messages have to wait for.
+    pub(crate) checking: bool,
+    /// The statement whose rows that found changed.
+    pub(crate) changed: Option<u64>,
     /// ReadyForQuery messages owed to us alone.
     pub(crate) hidden_cycles: usize,
     cancels: u32,
@@ -118,6 +122,8 @@ impl Server {
             close_needed: false,
             last_words: None,
             own_error: None,
+            checking: false,
+            changed: None,
             hidden_cycles: 0,
             cancels: 0,
             cancel_shadow: false,

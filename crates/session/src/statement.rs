@@ -5,12 +5,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
 
 use crate::params::{ParamSets, Params};
 use crate::settings::Settings;
+use crate::shape::Shape;
 
 /// Prepared statements a registry holds before it first looks for those that nobody uses any more.
 const REGISTRY_SWEEP_MIN: usize = 1024;
@@ -32,6 +33,8 @@ pub struct Statement {
     /// What decides what its names refer to, see [`Settings::context`].
     context: Box<str>,
     server_name: Box<str>,
+    /// Of its rows, once a client has been told.
+    shape: OnceLock<Shape>,
 }
 
 impl Statement {
@@ -43,6 +46,16 @@ impl Statement {
     /// Its name on every server.
     pub fn server_name(&self) -> &str {
         &self.server_name
+    }
+
+    /// The shape of its rows, as its clients know it.
+    pub(crate) fn shape(&self) -> Option<&Shape> {
+        self.shape.get()
+    }
+
+    /// The same; if nobody knows one, it is this from now on.
+    pub(crate) fn shape_or(&self, shape: Shape) -> &Shape {
+        self.shape.get_or_init(|| shape)
     }
 
     /// Number that no other content has, in this process.
@@ -120,7 +133,8 @@ impl Registry {
         let id = self.next_id;
         self.next_id += self.step;
         let server_name = format!("{RESERVED_PREFIX}{id}").into();
-        let statement = Arc::new(Statement { id, content: content.into(), context: context.into(), server_name });
+        let (content, context, shape) = (content.into(), context.into(), OnceLock::new());
+        let statement = Arc::new(Statement { id, content, context, server_name, shape });
         self.known.entry(statement.context.clone()).or_default().insert(ByContent(statement.clone()));
         statement
     }
@@ -159,6 +173,12 @@ impl Registry {
                 self.known.remove(&statement.context);
             }
         }
+    }
+
+    /// Tables have changed: whoever prepares anything anew gets another statement.
+    pub(crate) fn retire_all(&mut self) {
+        self.known.clear();
+        (self.len, self.bytes) = (0, 0);
     }
 
     /// Drops what no client and no server uses; the next sweep comes when there is twice as much as is left.

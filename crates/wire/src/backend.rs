@@ -184,6 +184,50 @@ pub fn sasl_mechanisms(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|&b| b == 0).take_while(|name| !name.is_empty())
 }
 
+/// One column of a RowDescription, as far as it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnView<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// Oid of its type.
+    pub type_oid: u32,
+    /// The type's modifier, −1 for none.
+    pub type_modifier: u32,
+}
+
+/// A RowDescription message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowDescription<'a> {
+    body: &'a [u8],
+}
+
+impl<'a> RowDescription<'a> {
+    /// Takes a whole body; columns are checked as they are read.
+    pub fn new(body: &'a [u8]) -> Self {
+        Self { body }
+    }
+
+    /// The columns.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is cut short.
+    pub fn columns(&self) -> Result<Vec<ColumnView<'a>>, Malformed> {
+        // Behind the name: table (4), column there (2), type (4), its length (2), modifier (4), format (2).
+        const FIXED: usize = 18;
+        let bad = Malformed { message: "RowDescription" };
+        let (count, mut rest) = u16_be(self.body).ok_or(bad)?;
+        let mut columns = Vec::new();
+        for _ in 0..count {
+            let (name, tail) = cstr(rest).ok_or(bad)?;
+            let (fixed, tail) = tail.split_at_checked(FIXED).ok_or(bad)?;
+            let number = |at| u32_be(&fixed[at..]).map_or(0, |(n, _)| n);
+            columns.push(ColumnView { name, type_oid: number(6), type_modifier: number(12) });
+            rest = tail;
+        }
+        Ok(columns)
+    }
+}
+
 /// A DataRow message, for the answers to our own questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataRow<'a> {
