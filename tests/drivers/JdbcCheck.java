@@ -319,6 +319,27 @@ public class JdbcCheck {
         }
     }
 
+    static void aTableThatChangesUnderAStatement() throws Exception {
+        try (Connection connection = connect("prepareThreshold", "1"); Connection other = connect()) {
+            run(connection, "CREATE TABLE changing (id int)");
+            run(connection, "INSERT INTO changing VALUES (1)");
+            try (PreparedStatement all = connection.prepareStatement("SELECT * FROM changing")) {
+                for (int columns = 1; columns < 6; columns++) {
+                    for (int n = 0; n < 10; n++) {
+                        ResultSet rows = all.executeQuery();
+                        same(true, rows.next());
+                        same(columns, rows.getMetaData().getColumnCount());
+                    }
+                    run(other, "ALTER TABLE changing ADD COLUMN c" + columns + " int");
+                }
+                run(other, "ALTER TABLE changing ALTER COLUMN id TYPE text");
+                ResultSet rows = all.executeQuery();
+                same(true, rows.next());
+                same("1", rows.getString(1));
+            }
+        }
+    }
+
     static void everyQueryMode() throws Exception {
         for (String mode : List.of("simple", "extended", "extendedForPrepared", "extendedCacheEverything")) {
             try (Connection connection = connect("preferQueryMode", mode, "prepareThreshold", "1")) {
@@ -500,6 +521,7 @@ public class JdbcCheck {
         checks.put("metaData", JdbcCheck::metaData);
         checks.put("copy", JdbcCheck::copy);
         checks.put("autosave", JdbcCheck::autosave);
+        checks.put("aTableThatChangesUnderAStatement", JdbcCheck::aTableThatChangesUnderAStatement);
         checks.put("everyQueryMode", JdbcCheck::everyQueryMode);
         checks.put("cancelAndTimeout", JdbcCheck::cancelAndTimeout);
         checks.put("largeObjects", JdbcCheck::largeObjects);

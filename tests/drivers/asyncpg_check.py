@@ -218,9 +218,25 @@ async def notices_and_errors():
     await conn.close()
 
 
+async def a_table_that_changes():
+    # asyncpg keeps the statement; when PostgreSQL refuses its plan it prepares again by itself, and must succeed.
+    a, b = await connect(), await connect()
+    await b.execute("CREATE TABLE changing (id int)")
+    await b.execute("INSERT INTO changing VALUES (1)")
+    for columns in range(1, 6):
+        for _ in range(10):
+            rows = await a.fetch("SELECT * FROM changing")
+            assert [len(row) for row in rows] == [columns], rows
+        await b.execute(f"ALTER TABLE changing ADD COLUMN c{columns} int")
+    await b.execute("ALTER TABLE changing ALTER COLUMN id TYPE text")
+    assert (await a.fetchrow("SELECT * FROM changing"))["id"] == "1"
+    await a.close()
+    await b.close()
+
+
 async def main():
     checks = [statement_cache, prepared, types, transactions, cursors, copy, timeout_cancels, pool, without_a_cache]
-    checks += [introspection, many_at_once, copies_of_tables, cancelled_tasks, notices_and_errors]
+    checks += [introspection, many_at_once, copies_of_tables, cancelled_tasks, notices_and_errors, a_table_that_changes]
     for check in checks:
         await check()
         print("PASS", check.__name__, flush=True)

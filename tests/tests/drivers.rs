@@ -37,7 +37,7 @@ fn libpq() {
 
 #[test]
 fn asyncpg() {
-    driver(program::python, "asyncpg_check.py", 14);
+    driver(program::python, "asyncpg_check.py", 15);
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn postgres_js() {
 
 #[test]
 fn jdbc() {
-    driver(program::java, "JdbcCheck.java", 16);
+    driver(program::java, "JdbcCheck.java", 17);
 }
 
 #[test]

@@ -94,6 +94,7 @@ impl Server {
     fn is_shape_wanted(&self) -> bool {
         match self.ledger.front() {
             Some(Owed::DescribeStatement(Some(named))) => named.statement.shape().is_none(),
+            Some(Owed::DescribePortal(Some(statement))) => statement.shape().is_none(),
             Some(Owed::HiddenDescribe(_)) => true,
             _ => false,
         }
@@ -160,11 +161,11 @@ impl Server {
                 (matches!(front, Owed::DescribeStatement(_) | Owed::HiddenDescribe(_)), false)
             }
             backend::NO_DATA => {
-                (matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal | Owed::HiddenDescribe(_)), true)
+                (matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal(_) | Owed::HiddenDescribe(_)), true)
             }
             backend::ROW_DESCRIPTION => {
                 let described =
-                    matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal | Owed::HiddenDescribe(_));
+                    matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal(_) | Owed::HiddenDescribe(_));
                 (described || matches!(front, Owed::Query(_) | Owed::HiddenQuery), described)
             }
             backend::COPY_IN_RESPONSE if matches!(front, Owed::Query(_) | Owed::Execute) => {
@@ -324,11 +325,10 @@ impl Server {
             &(Owed::ParseTooLong { .. } | Owed::Changed)
                 if report.is_some_and(|r| r.sqlstate() == sqlstate::INVALID_STATEMENT_NAME.as_bytes()) =>
             {
-                let refusal = match front {
-                    &Owed::ParseTooLong { max } => Refusal::StatementTooLong { max },
-                    _ => Refusal::ResultTypeChanged,
-                };
-                ctx.plan.insert(|out| refusal.write(Severity::Error, out));
+                ctx.plan.insert(|out| match front {
+                    &Owed::ParseTooLong { max } => Refusal::StatementTooLong { max }.write(Severity::Error, out),
+                    _ => crate::shape::write_changed(out),
+                });
                 shown = false;
             }
             // A cancel that came late may hit a command of ours; it hit nobody else.

@@ -144,8 +144,6 @@ pub enum Refusal {
     Unreachable(Box<str>),
     /// Statement pooling, and the client opened a transaction block.
     BlockInStatementPooling,
-    /// A prepared statement's rows are not what they were when it was described.
-    ResultTypeChanged,
     /// A named statement that is too long to be kept.
     StatementTooLong {
         /// The limit, in bytes of its Parse message.
@@ -229,9 +227,6 @@ impl Refusal {
             Unreachable(why) => (sqlstate::UNABLE_TO_CONNECT, format!("cannot connect to PostgreSQL: {why}"), ""),
             BlockInStatementPooling => {
                 (sqlstate::PROTOCOL_VIOLATION, "transaction blocks not allowed in statement pooling mode".into(), "")
-            }
-            ResultTypeChanged => {
-                (sqlstate::FEATURE_NOT_SUPPORTED, "cached plan must not change result type".into(), "")
             }
             StatementTooLong { max } => (
                 sqlstate::PROGRAM_LIMIT_EXCEEDED,

@@ -504,6 +504,7 @@ impl Session {
             return Ok(step);
         }
         ctx.counters.binds += 1;
+        server.bound = named.as_ref().filter(|_| bind.portal.is_empty()).map(|named| named.statement.clone());
         self.note_portal(bind, named.as_ref(), server);
         let guarded;
         let server_name = match &named {
@@ -543,8 +544,9 @@ impl Session {
     fn describe(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let Some(body) = message.whole(NAMES_MAX, "Describe")? else { return Ok(Step::Blocked(Want::More)) };
         let name = match Target::read(body, "Describe")? {
-            Target::Portal(_) => {
-                server.owe(Owed::DescribePortal);
+            Target::Portal(portal) => {
+                let bound = server.bound.clone().filter(|_| portal.is_empty());
+                server.owe(Owed::DescribePortal(bound));
                 return Ok(self.pass(message, ctx));
             }
             Target::Statement(name) => name,

@@ -46,8 +46,8 @@ pub(crate) enum Owed {
     Bind(Option<Named>),
     /// A Describe of a statement, and the named one it is.
     DescribeStatement(Option<Named>),
-    /// A Describe of a portal.
-    DescribePortal,
+    /// A Describe of a portal, and the named statement that was bound to it, where that is known.
+    DescribePortal(Option<Arc<Statement>>),
     /// An Execute.
     Execute,
     /// An Execute that deallocates one of the client's names: the server has a statement of that name, made for this.

@@ -81,6 +81,8 @@ pub struct Server {
     pub(crate) last_words: Option<Box<[u8]>>,
     /// Body of an error that a message of ours, not the client's, met.
     pub(crate) own_error: Option<Box<[u8]>>,
+    /// The named statement bound to the unnamed portal, if that was the last Bind.
+    pub(crate) bound: Option<Arc<Statement>>,
     /// A Describe of ours is under way that the client's messages have to wait for.
     pub(crate) checking: bool,
     /// The statement whose rows that found changed.
@@ -122,6 +124,7 @@ impl Server {
             close_needed: false,
             last_words: None,
             own_error: None,
+            bound: None,
             checking: false,
             changed: None,
             hidden_cycles: 0,

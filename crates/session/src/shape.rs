@@ -8,7 +8,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use pgsluice_wire::{FrontendWriter, RowDescription, tag::frontend};
+use pgsluice_wire::{BackendWriter, FrontendWriter, RowDescription, field, sqlstate, tag::frontend};
 
 use crate::Ctx;
 use crate::frontend::{Session, Want};
@@ -33,6 +33,19 @@ impl Shape {
         }
         Some(Self(digest.finish()))
     }
+}
+
+/// The error, as PostgreSQL has it: drivers know it by the name of the routine, and prepare again.
+pub(crate) fn write_changed(out: &mut Vec<u8>) {
+    let fields: [(u8, &str); 6] = [
+        (field::SEVERITY, "ERROR"),
+        (field::SEVERITY_PLAIN, "ERROR"),
+        (field::CODE, sqlstate::FEATURE_NOT_SUPPORTED),
+        (field::MESSAGE, "cached plan must not change result type"),
+        (field::FILE, "plancache.c"),
+        (field::ROUTINE, "RevalidateCachedQuery"),
+    ];
+    BackendWriter(out).error_fields(fields.map(|(code, value)| (code, value.as_bytes())));
 }
 
 impl Session {
@@ -74,6 +87,7 @@ impl Server {
     pub(crate) fn note_shape(&mut self, row_description: Option<&[u8]>, ctx: &mut Ctx<'_>) {
         let (statement, ours) = match self.ledger.front() {
             Some(Owed::DescribeStatement(Some(named))) => (named.statement.clone(), false),
+            Some(Owed::DescribePortal(Some(statement))) => (statement.clone(), false),
             Some(Owed::HiddenDescribe(statement)) => (statement.clone(), true),
             _ => return,
         };
@@ -90,7 +104,7 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgsluice_wire::{BackendWriter, Column, HEAD_LEN};
+    use pgsluice_wire::{Column, HEAD_LEN};
 
     #[test]
     fn names_and_types_are_the_shape_and_nothing_else() {

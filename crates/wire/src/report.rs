@@ -16,6 +16,10 @@ pub mod field {
     pub const DETAIL: u8 = b'D';
     /// Hint.
     pub const HINT: u8 = b'H';
+    /// Where in PostgreSQL's source it was reported: the file.
+    pub const FILE: u8 = b'F';
+    /// The routine.
+    pub const ROUTINE: u8 = b'R';
 }
 
 /// The body of an ErrorResponse or NoticeResponse.
