@@ -1,5 +1,6 @@
 //! Two clients share servers that send anything at any time. Nothing panics, and what a server sent while it was lent to
-//! one client, or to nobody, never reaches the other: each byte remembers for whom it was sent, and texts say so.
+//! one client, or to nobody, never reaches the other: each byte remembers for whom it was sent, and texts say so. What a
+//! client is shown stays a sequence of whole messages, whoever they are from.
 #![no_main]
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use pgsluice_session::{
     AfterLoss, CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server,
     Session, Settings, Want,
 };
+use pgsluice_wire::Head;
 
 /// What a client may well send.
 const FRONTEND: [&[u8]; 20] = [
@@ -110,6 +112,35 @@ struct Client {
     session: Session,
     sent: Vec<u8>,
     link: Option<Link>,
+    /// The message it has been shown a part of.
+    shown: Vec<u8>,
+}
+
+impl Client {
+    fn new(session: Session) -> Self {
+        Self { session, sent: Vec::new(), link: None, shown: Vec::new() }
+    }
+
+    /// Messages of ours come between a server's.
+    fn tell(&mut self, reply: &[u8]) {
+        assert!(
+            reply.is_empty() || self.shown.is_empty(),
+            "a word of ours in the middle of {}",
+            self.shown.escape_ascii()
+        );
+        self.show(reply);
+        assert!(self.shown.is_empty() || reply.is_empty(), "half a word of ours");
+    }
+
+    fn show(&mut self, bytes: &[u8]) {
+        self.shown.extend(bytes);
+        while let Some(head) = Head::read(&self.shown).expect("a server with such lengths is closed") {
+            if self.shown.len() < head.total() {
+                return;
+            }
+            self.shown.drain(..head.total());
+        }
+    }
 }
 
 struct World {
@@ -144,7 +175,7 @@ impl World {
         let mut sessions = 0;
         let clients = [(); 2].map(|()| {
             sessions += 1;
-            Client { session: new_session(sessions, max_prepared), sent: Vec::new(), link: None }
+            Client::new(new_session(sessions, max_prepared))
         });
         let (registry, counters) = (Registry::new(0, 1), Counters::default());
         Self { registry, counters, clients, idle: Vec::new(), max_prepared, era: 0, sessions }
@@ -154,7 +185,7 @@ impl World {
     fn replace(&mut self, i: usize) {
         self.sessions += 1;
         let session = new_session(self.sessions, self.max_prepared);
-        self.clients[i] = Client { session, sent: Vec::new(), link: None };
+        self.clients[i] = Client::new(session);
     }
 
     /// The client sends.
@@ -167,13 +198,14 @@ impl World {
     fn pump(&mut self, i: usize) {
         loop {
             let mut plan = Plan::default();
-            let Client { session, sent, link } = &mut self.clients[i];
+            let Client { session, sent, link, .. } = &mut self.clients[i];
             let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, plan: &mut plan };
             let progress = session.handle_client(link.as_mut().map(|l| &mut *l.server), sent, ctx);
             assert!(link.is_some() || plan.is_empty(), "bytes for a server, and no server");
             check_own(&plan.reply, link.as_ref().map(|l| l.era));
             let Ok(progress) = progress else { return self.vanish(i) };
             sent.drain(..progress.consumed);
+            self.clients[i].tell(&plan.reply);
             match progress.want {
                 Want::Checkout => self.check_out(i),
                 Want::Room => {}
@@ -220,13 +252,24 @@ impl World {
         let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, plan: &mut plan };
         let taken = session.handle_server(&mut link.server, &link.received.bytes, ctx);
         check_shown(&plan, &link.received, link.era);
-        let Ok(taken) = taken else { return self.lose(i) };
+        let shown = plan.concat(&link.received.bytes);
+        let Ok(taken) = taken else {
+            self.clients[i].show(&shown);
+            return self.lose(i);
+        };
         link.received.take(taken);
-        if !link.server.is_replaying() && link.server.take_own_error().is_some() {
+        let own_error = if link.server.is_replaying() { None } else { link.server.take_own_error() };
+        let done = session.can_release(&link.server) && link.received.bytes.is_empty();
+        let era = link.era;
+        self.clients[i].show(&shown);
+        if let Some(body) = own_error {
+            check_own(&body, Some(era));
             self.clean(i, &[]);
             let mut reply = Vec::new();
             self.clients[i].session.handle_refusal(&Refusal::ServerLost, &mut reply);
-        } else if session.can_release(&link.server) && link.received.bytes.is_empty() {
+            self.clients[i].tell(&reply);
+        } else if done {
+            assert!(self.clients[i].shown.is_empty(), "given back in the middle of a message");
             self.release(i);
         }
         self.pump(i);
@@ -249,7 +292,9 @@ impl World {
         let Some(mut link) = self.clients[i].link.take() else { return };
         let mut reply = Vec::new();
         let after = self.clients[i].session.handle_server_lost(&mut link.server, &Refusal::ServerLost, &mut reply);
+        check_own(link.server.last_words().unwrap_or_default(), Some(link.era));
         check_own(&reply, Some(link.era));
+        self.clients[i].tell(&reply);
         match after {
             AfterLoss::GoOn => self.pump(i),
             AfterLoss::Close => self.replace(i),
