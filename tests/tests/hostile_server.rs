@@ -144,6 +144,7 @@ fn answers_nobody_asked_for() {
     assert_eq!(misbehaving("sends a row while idle", later), Outcome::Answered);
     let part: Act = |stream| {
         answer(stream, CUE)?;
+        std::thread::sleep(LATER);
         stream.write_all(&fake::notice(b'N', "NOTICE", "half of this")[..9])
     };
     assert_eq!(misbehaving("sends half a message while idle", part), Outcome::Answered);
