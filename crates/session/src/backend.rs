@@ -169,7 +169,8 @@ impl Server {
                 (described || matches!(front, Owed::Query(_) | Owed::HiddenQuery), described)
             }
             backend::COPY_IN_RESPONSE if matches!(front, Owed::Query(_) | Owed::Execute) => {
-                self.copying_in = self.ledger.begin_copy_in();
+                let syncs = self.ledger.begin_copy_in();
+                (self.copying_in, self.copy_syncs) = (syncs.is_some(), syncs.unwrap_or(0));
                 (true, false)
             }
             backend::COPY_OUT_RESPONSE | backend::COPY_DONE => (matches!(front, Owed::Query(_) | Owed::Execute), false),
@@ -210,6 +211,7 @@ impl Server {
         self.hidden_cycles -= usize::from(hidden);
         self.tx = status;
         self.discarded = false;
+        self.set_since_discard = false;
         self.copying_in = false;
         self.ready = self.ledger.is_empty();
         if !hidden {
@@ -237,6 +239,9 @@ impl Server {
         }
         if self.discarded {
             // DISCARD ALL put the server's defaults back; the client's own are replayed before its next message.
+            if self.set_since_discard && session.is_default(name) {
+                Arc::make_mut(&mut session.settings).set(name, value);
+            }
             session.tell_discarded(name, value, ctx)?;
             return Ok(false);
         }
@@ -258,7 +263,10 @@ impl Server {
     fn handle_command_tag(&mut self, session: Option<&mut Session>, tag: &[u8]) {
         let ours = self.ledger.front().is_some_and(Owed::is_hidden);
         match tag {
-            b"SET" | b"RESET" if !ours => self.residue.settings = true,
+            b"SET" | b"RESET" if !ours => {
+                self.residue.settings = true;
+                self.set_since_discard = self.discarded;
+            }
             b"DECLARE CURSOR" if !ours => self.residue.cursors = true,
             b"LISTEN" => self.residue.channels = true,
             b"PREPARE" => self.residue.statements = true,
@@ -303,7 +311,9 @@ impl Server {
             self.last_words = Some(body.into());
             return false;
         }
-        self.copying_in = false;
+        if std::mem::take(&mut self.copying_in) && !self.ledger.is_empty() {
+            self.ledger.fail_copy(self.copy_syncs);
+        }
         let Some(front) = self.ledger.front() else { return session.is_some() };
         let mut shown = session.is_some();
         if let (Some(report), Some((theirs, name))) = (report, session.as_ref().and_then(|s| s.error_names(front))) {

@@ -11,7 +11,7 @@ use crate::frontend::{Session, Want};
 use crate::ledger::{Named, Owed};
 use crate::message::{Message, NAMES_MAX, Step};
 use crate::server::Server;
-use crate::statement::Statement;
+use crate::statement::{STAND_IN, Statement};
 
 /// Portals of a transaction that are known to forget statements, see `docs/limits.md`.
 const FORGETFUL_MAX: usize = 64;
@@ -115,7 +115,7 @@ impl Session {
         let ours = |name: &&Vec<u8>| self.names.contains_key(name.as_slice()) && !server.residue.statements;
         match known.name.as_ref().filter(ours).filter(|_| server.tx != TxStatus::Failed) {
             Some(name) => {
-                ctx.plan.insert(|out| FrontendWriter(out).parse_content(name, &[0; 3]));
+                ctx.plan.insert(|out| FrontendWriter(out).parse_content(name, STAND_IN));
                 server.owe(Owed::HiddenParse(None));
                 server.owe(Owed::ExecuteDeallocate { name: name.clone() });
             }

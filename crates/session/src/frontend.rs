@@ -14,7 +14,7 @@ use crate::ledger::{Named, Owed};
 use crate::message::{Message, NAMES_MAX, Step};
 use crate::params::Params;
 use crate::server::{NOBODYS, Server};
-use crate::settings::{Replay, Settings, same};
+use crate::settings::{Replay, Settings, is_settable, same};
 use crate::statement::{GUARD, Names, RESERVED_PREFIX, Registry, Statement};
 use crate::unnamed::Unnamed;
 
@@ -202,20 +202,25 @@ impl Session {
         }
         let mut at = self.take_rest(input, ctx);
         loop {
-            let Some(head) = Head::read(&input[at..])? else { return Ok(Progress { consumed: at, want: Want::More }) };
+            let head = match Head::read(&input[at..]) {
+                Ok(Some(head)) => head,
+                Ok(None) => return Ok(Progress { consumed: at, want: Want::More }),
+                Err(bad) => return end_in_turn(bad.into(), at, server.as_deref(), ctx),
+            };
             if ctx.plan.is_full() {
                 return Ok(Progress { consumed: at, want: Want::Room });
             }
             let message = Message { head, at, end: (at + head.total()).min(input.len()), input };
             let step = match server.as_deref_mut() {
                 _ if head.tag == frontend::TERMINATE => return Ok(Progress { consumed: at, want: Want::Close }),
-                _ if self.flow != Flow::Normal => self.skip(message, ctx)?,
-                Some(server) => self.forward(message, server, ctx)?,
-                None => self.answer_alone(message, ctx)?,
+                _ if self.flow != Flow::Normal => self.skip(message, ctx),
+                Some(server) => self.forward(message, server, ctx),
+                None => self.answer_alone(message, ctx),
             };
             match step {
-                Step::Taken => at = message.end,
-                Step::Blocked(want) => return Ok(Progress { consumed: at, want }),
+                Ok(Step::Taken) => at = message.end,
+                Ok(Step::Blocked(want)) => return Ok(Progress { consumed: at, want }),
+                Err(violation) => return end_in_turn(violation, at, server.as_deref(), ctx),
             }
         }
     }
@@ -271,6 +276,11 @@ impl Session {
         if everything {
             self.settings = self.base.clone();
         }
+    }
+
+    /// Did the startup message leave this parameter alone?
+    pub(crate) fn is_default(&self, name: &str) -> bool {
+        is_settable(name) && self.base.get(name).is_none()
     }
 
     /// The client is let in, and told these parameters.
@@ -355,11 +365,19 @@ impl Session {
         Step::Taken
     }
 
+    /// What a whole message is about cannot be read: PostgreSQL cannot read it either, and says what is wrong.
+    fn pass_malformed(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
+        server.owe(Owed::Malformed);
+        self.pass(message, ctx)
+    }
+
     /// No server: the few messages that need none are answered here.
     fn answer_alone(&mut self, message: Message<'_>, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let tag = message.known_tag()?;
         match tag {
             frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => Ok(self.discard(message)),
+            // With a body it is an error, and PostgreSQL's.
+            frontend::SYNC | frontend::FLUSH if message.head.body_len > 0 => Ok(Step::Blocked(Want::Checkout)),
             frontend::SYNC if self.max_prepared > 0 => {
                 BackendWriter(&mut ctx.plan.reply).ready(TxStatus::Idle);
                 Ok(self.discard(message))
@@ -367,10 +385,11 @@ impl Session {
             frontend::FLUSH => Ok(self.discard(message)),
             frontend::CLOSE if self.max_prepared > 0 => {
                 let Some(body) = message.whole(NAMES_MAX, "Close")? else { return Ok(Step::Blocked(Want::More)) };
-                match Target::read(body, "Close")? {
-                    Target::Statement(b"") => self.unnamed.forget(),
-                    Target::Statement(name) => drop(self.names.remove(name)),
-                    Target::Portal(_) => {}
+                match Target::read(body, "Close") {
+                    Ok(Target::Statement(b"")) => self.unnamed.forget(),
+                    Ok(Target::Statement(name)) => drop(self.names.remove(name)),
+                    Ok(Target::Portal(_)) => {}
+                    Err(_) => return Ok(Step::Blocked(Want::Checkout)),
                 }
                 BackendWriter(&mut ctx.plan.reply).bare(backend::CLOSE_COMPLETE);
                 Ok(Step::Taken)
@@ -420,17 +439,23 @@ impl Session {
             }
             frontend::EXECUTE if self.forgetful.is_empty() => server.owe(Owed::Execute),
             frontend::EXECUTE => return self.execute_forgetful(message, server, ctx),
-            frontend::SYNC if server.copying_in => {}
+            frontend::SYNC if server.copying_in => server.copy_syncs += 1,
             frontend::SYNC => server.owe(Owed::Sync),
             frontend::FUNCTION_CALL => server.owe(Owed::FunctionCall),
-            frontend::COPY_DATA if !server.copying_in => server.ledger.push(Owed::CopyData),
+            frontend::COPY_DATA if server.copying_in => server.copy_syncs = 0,
+            frontend::COPY_DATA => server.ledger.push(Owed::CopyData),
             frontend::COPY_DONE | frontend::COPY_FAIL if server.copying_in => server.copying_in = false,
             frontend::COPY_DONE | frontend::COPY_FAIL => server.ledger.push(Owed::CopyEnd),
             frontend::PARSE => return self.parse(message, server, ctx),
             frontend::BIND => return self.bind(message, server, ctx),
             frontend::DESCRIBE => return self.describe(message, server, ctx),
             frontend::CLOSE => return self.close(message, server, ctx),
-            frontend::FLUSH => ctx.plan.flush_due = true,
+            frontend::FLUSH => {
+                ctx.plan.flush_due = true;
+                if message.head.body_len > 0 {
+                    server.owe(Owed::Malformed);
+                }
+            }
             _ => {}
         }
         Ok(self.pass(message, ctx))
@@ -453,7 +478,7 @@ impl Session {
             return Ok(self.refuse_parse(message, server, ctx));
         }
         let Some(body) = message.whole(PARSE_MAX, "Parse")? else { return Ok(Step::Blocked(Want::More)) };
-        let parse = Parse::read(body)?;
+        let Ok(parse) = Parse::read(body) else { return Ok(self.pass_malformed(message, server, ctx)) };
         if server.ledger.has_ready_ahead() && !server.copying_in {
             // Whether PostgreSQL would take it depends on the transaction's state by then, and DISCARD ALL may be ahead.
             return Ok(Step::Blocked(Want::Server));
@@ -461,7 +486,7 @@ impl Session {
         ctx.counters.client_parses += 1;
         let statement = ctx.registry.intern(parse.content, &self.settings);
         if let Some(old) = self.named(parse.name) {
-            server.ensure_prepared(&old.statement, self.max_prepared, ctx);
+            server.ensure_taken(&old.statement, self.max_prepared, ctx);
             write_parse(&old.statement, &message, parse.content.len(), ctx);
             server.owe(Owed::ParseTaken { old, statement });
             return Ok(Step::Taken);
@@ -493,7 +518,12 @@ impl Session {
     }
 
     fn bind(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
-        let Some(bind) = Bind::read(message.body()) else { return message.more_names("Bind") };
+        let Some(bind) = Bind::read(message.body()) else {
+            return match message.missing() {
+                0 => Ok(self.pass_malformed(message, server, ctx)),
+                _ => message.more_names("Bind"),
+            };
+        };
         if bind.statement.is_empty() {
             self.ensure_unnamed(server, ctx);
         }
@@ -543,13 +573,14 @@ impl Session {
 
     fn describe(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let Some(body) = message.whole(NAMES_MAX, "Describe")? else { return Ok(Step::Blocked(Want::More)) };
-        let name = match Target::read(body, "Describe")? {
-            Target::Portal(portal) => {
+        let name = match Target::read(body, "Describe") {
+            Ok(Target::Portal(portal)) => {
                 let bound = server.bound.clone().filter(|_| portal.is_empty());
                 server.owe(Owed::DescribePortal(bound));
                 return Ok(self.pass(message, ctx));
             }
-            Target::Statement(name) => name,
+            Ok(Target::Statement(name)) => name,
+            Err(_) => return Ok(self.pass_malformed(message, server, ctx)),
         };
         if name.is_empty() {
             self.ensure_unnamed(server, ctx);
@@ -572,7 +603,7 @@ impl Session {
 
     fn close(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let Some(body) = message.whole(NAMES_MAX, "Close")? else { return Ok(Step::Blocked(Want::More)) };
-        let target = Target::read(body, "Close")?;
+        let Ok(target) = Target::read(body, "Close") else { return Ok(self.pass_malformed(message, server, ctx)) };
         let known = match target {
             Target::Statement(b"") => {
                 let replaced = self.unnamed.replace(server);
@@ -597,6 +628,20 @@ impl Session {
         server.settle_reply(ctx.plan);
         Ok(Step::Taken)
     }
+}
+
+/// The client broke the protocol. It is told when all that it asked before has been answered.
+fn end_in_turn(
+    violation: Violation,
+    at: usize,
+    server: Option<&Server>,
+    ctx: &mut Ctx<'_>,
+) -> Result<Progress, Violation> {
+    if server.is_none_or(|server| server.ledger.is_empty() || server.copying_in) {
+        return Err(violation);
+    }
+    ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
+    Ok(Progress { consumed: at, want: Want::Server })
 }
 
 /// Does what this message does depend on which statements there are, or change it?

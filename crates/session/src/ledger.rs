@@ -54,6 +54,8 @@ pub(crate) enum Owed {
     ExecuteDeallocate { name: Vec<u8> },
     /// A Close that the server sees.
     Close,
+    /// A message that PostgreSQL cannot read: an error.
+    Malformed,
     /// The client begins to send CopyData, nothing is owed.
     CopyData,
     /// The client ended its CopyData, nothing is owed.
@@ -259,17 +261,31 @@ impl Ledger {
         }
     }
 
+    /// The COPY at the front failed while data came for it, in front of so many Syncs.
+    pub(crate) fn fail_copy(&mut self, syncs: usize) {
+        for _ in 0..syncs {
+            self.owed.insert(1, Owed::Sync);
+        }
+        self.open &= syncs == 0 || self.owed.len() > syncs + 1;
+    }
+
     /// CopyInResponse came for the front: Syncs sent ahead of the end of the data are read in copy mode, where PostgreSQL
     /// ignores them (`CopyGetData` in `src/backend/commands/copyfromparse.c`). Is the end of the data still to be sent?
-    pub(crate) fn begin_copy_in(&mut self) -> bool {
+    /// Then this is how many of them there are since the last data.
+    pub(crate) fn begin_copy_in(&mut self) -> Option<usize> {
         if let Some(Owed::Query(replaced)) = self.owed.front_mut()
             && replaced.take().is_some()
         {
             // It runs, so nothing in front of it failed.
             self.settle(&Owed::Query(Some(Vec::new())));
         }
-        let mut copying = true;
+        let (mut copying, mut syncs) = (true, 0);
         self.owed.retain(|owed| {
+            match owed {
+                Owed::CopyData => syncs = 0,
+                Owed::Sync => syncs += 1,
+                _ => {}
+            }
             let read_in_copy_mode = copying && matches!(owed, Owed::Sync | Owed::CopyData | Owed::CopyEnd);
             copying &= !matches!(owed, Owed::CopyEnd);
             !read_in_copy_mode
@@ -278,7 +294,7 @@ impl Ledger {
             self.settle(&Owed::CopyEnd);
         }
         self.open |= !self.owed.front().is_some_and(Owed::is_whole_cycle) && !self.owed.iter().any(Owed::is_sync);
-        copying
+        copying.then_some(syncs)
     }
 }
 
@@ -318,7 +334,7 @@ mod tests {
             ledger.push(owed);
         }
         assert_eq!(ledger.len(), 5, "one marker for a run of data");
-        assert!(!ledger.begin_copy_in());
+        assert_eq!(ledger.begin_copy_in(), None);
         assert_eq!(ledger.len(), 2, "the markers are this copy's");
         assert!(matches!(ledger.pop(), Some(Owed::Execute)));
         assert!(matches!(ledger.front(), Some(Owed::Sync)), "the Sync behind the data is answered");
@@ -327,7 +343,7 @@ mod tests {
         assert!(ledger.is_empty(), "data outside a copy owes nothing");
         ledger.push(Owed::Execute);
         ledger.push(Owed::Sync);
-        assert!(ledger.begin_copy_in());
+        assert_eq!(ledger.begin_copy_in(), Some(1));
         assert_eq!(ledger.len(), 1);
     }
 }

@@ -2,13 +2,15 @@
 
 use std::ops::Range;
 
-use pgsluice_wire::{HEAD_LEN, Head, tag::frontend};
+use pgsluice_wire::{BadLength, HEAD_LEN, Head, tag::frontend};
 
 use crate::error::Violation;
 use crate::frontend::Want;
 
-/// Longest pair of names in a Bind, and longest Describe or Close, in bytes.
+/// Longest pair of names in a Bind, in bytes.
 pub(crate) const NAMES_MAX: usize = 16 << 10;
+/// Length field of a message that holds a name at most, as PostgreSQL has it (`PQ_SMALL_MESSAGE_LIMIT` in `libpq.h`).
+const SHORT_MESSAGE_LEN_MAX: u32 = 10_000;
 /// Front of a Query or Parse that is waited for before any of it is passed on, in bytes: longer than a DEALLOCATE.
 const FRONT_MAX: usize = 256;
 
@@ -63,15 +65,20 @@ impl<'a> Message<'a> {
 
     /// The names at the front of the body are not whole yet.
     pub(crate) fn more_names(&self, message: &'static str) -> Result<Step, Violation> {
-        match self.missing() {
-            0 => Err(pgsluice_wire::Malformed { message }.into()),
-            _ if self.body().len() > NAMES_MAX => Err(Violation::TooLong { message, max: NAMES_MAX }),
-            _ => Ok(Step::Blocked(Want::More)),
+        if self.body().len() > NAMES_MAX {
+            return Err(Violation::TooLong { message, max: NAMES_MAX });
         }
+        Ok(Step::Blocked(Want::More))
     }
 
+    /// The type, if it is one, and the message is not longer than PostgreSQL takes it (`SocketBackend`).
     pub(crate) fn known_tag(&self) -> Result<u8, Violation> {
-        match self.head.tag {
+        let Head { tag, body_len } = self.head;
+        let short = b"CDEHScf".contains(&tag);
+        if short && body_len + 4 > SHORT_MESSAGE_LEN_MAX {
+            return Err(Violation::Length(BadLength { tag, len: body_len + 4 }));
+        }
+        match tag {
             frontend::BIND
             | frontend::CLOSE
             | frontend::COPY_DATA
@@ -83,7 +90,7 @@ impl<'a> Message<'a> {
             | frontend::FUNCTION_CALL
             | frontend::PARSE
             | frontend::QUERY
-            | frontend::SYNC => Ok(self.head.tag),
+            | frontend::SYNC => Ok(tag),
             other => Err(Violation::UnknownFrontend(other)),
         }
     }

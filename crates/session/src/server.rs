@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, Owed};
 use crate::params::Params;
 use crate::plan::Plan;
 use crate::settings::Settings;
-use crate::statement::{Prepared, Registry, Statement};
+use crate::statement::{Prepared, Registry, STAND_IN, Statement};
 use crate::{Counters, Ctx, Violation};
 
 /// What a cancel request has to present for a backend.
@@ -74,8 +74,12 @@ pub struct Server {
     /// Whose unnamed statement it holds, session and generation; `None` if it certainly holds none.
     pub(crate) unnamed: Option<(u64, u64)>,
     pub(crate) copying_in: bool,
+    /// Syncs since the last CopyData. The COPY ignores them, unless that data has made it fail already.
+    pub(crate) copy_syncs: usize,
     /// DISCARD ALL ran in the cycle that has not ended yet.
     pub(crate) discarded: bool,
+    /// And a SET after it.
+    pub(crate) set_since_discard: bool,
     close_needed: bool,
     /// Body of the FATAL report it sent before it goes.
     pub(crate) last_words: Option<Box<[u8]>>,
@@ -120,7 +124,9 @@ impl Server {
             residue: Residue::default(),
             unnamed: None,
             copying_in: false,
+            copy_syncs: 0,
             discarded: false,
+            set_since_discard: false,
             close_needed: false,
             last_words: None,
             own_error: None,
@@ -342,6 +348,18 @@ impl Server {
             ctx.counters.server_parses += 1;
             self.owe(Owed::HiddenParse(Some(statement.clone())));
         }
+    }
+
+    /// Is the name of this statement in use, for PostgreSQL to refuse it? In a failed transaction it takes only what ends
+    /// that, which will do, and is not to be used for anything else.
+    pub(crate) fn ensure_taken(&mut self, statement: &Arc<Statement>, max: usize, ctx: &mut Ctx<'_>) {
+        if self.tx != TxStatus::Failed || self.prepared.touch(statement.id()) {
+            return self.ensure_prepared(statement, max, ctx);
+        }
+        self.make_room(statement, max, ctx.plan);
+        ctx.plan.insert(|out| FrontendWriter(out).parse_content(statement.server_name().as_bytes(), STAND_IN));
+        self.owe(Owed::HiddenParse(Some(statement.clone())));
+        self.prepared.spoil(statement.id());
     }
 
     /// Notes a statement as prepared, and closes what is stale or one too many.

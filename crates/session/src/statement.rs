@@ -22,6 +22,8 @@ const PREPARED_BYTES_MAX: usize = 4 << 20;
 
 /// What every name of ours on a server begins with.
 pub(crate) const RESERVED_PREFIX: &str = "pgsluice_";
+/// Content of a statement that is only there for its name. A failed transaction takes this, too.
+pub(crate) const STAND_IN: &[u8] = b"ROLLBACK\0\0\0";
 /// What goes in front of a client's name that begins like ours and is none it has.
 pub(crate) const GUARD: &str = "?";
 
