@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help demo test lint bench
+.PHONY: help demo test differential lint bench
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 demo: ## PostgreSQL, pgsluice in front of it and 500 clients, all thrown away afterwards
 	@scripts/demo.sh
@@ -14,6 +14,11 @@ demo: ## PostgreSQL, pgsluice in front of it and 500 clients, all thrown away af
 test: ## all tests, those against a real PostgreSQL and real drivers included
 	scripts/test-deps.sh
 	$(CARGO) test --workspace
+
+differential: ## 100,000 generated message sequences per version of PostgreSQL, from a new seed
+	scripts/test-deps.sh
+	PGSLUICE_DIFF_SEQUENCES=$${PGSLUICE_DIFF_SEQUENCES:-100000} PGSLUICE_DIFF_SEED=$${PGSLUICE_DIFF_SEED:-random} \
+		$(CARGO) test --release -p pgsluice-tests --test differential -- --nocapture --test-threads 1
 
 lint: ## formatting, clippy and documentation, all without a warning
 	$(CARGO) fmt --all --check

@@ -14,6 +14,19 @@ use super::sql;
 const STATEMENTS: [&str; 8] = ["", "", "a", "a", "b", "A", "pgsluice_1", "pgsluice_2"];
 /// Names of portals.
 const PORTALS: [&str; 5] = ["", "", "", "p", "cur"];
+/// What is copied, good and bad.
+const COPY_DATA: [&[u8]; 10] = [
+    b"3\tthree\n",
+    b"3\tthree\n",
+    b"6\tsix\n7\tseven\n",
+    b"4\tfour\n",
+    b"x\tbad\n",
+    b"1\ttwice\n",
+    b"5\thalf",
+    b"",
+    b"\\.\n",
+    b"1\n",
+];
 /// Bytes of one write, at most, that is cut everywhere.
 const EVERY_BYTE_MAX: usize = 600;
 
@@ -21,7 +34,7 @@ const EVERY_BYTE_MAX: usize = 600;
 pub(super) fn scripts(random: &mut Random) -> Case {
     let mut steps = Vec::new();
     for client in 0..CLIENTS {
-        let mut script = Script { client, random, ops: Vec::new(), parameters: Vec::new(), serial: 0 };
+        let mut script = Script { client, random, ops: Vec::new(), parameters: Vec::new(), serial: 0, bound: false };
         script.write(&mut steps);
     }
     Case { steps }
@@ -35,6 +48,8 @@ struct Script<'r> {
     /// How many parameters a statement has that was parsed under a name.
     parameters: Vec<(String, usize)>,
     serial: usize,
+    /// The unnamed portal was bound since the last message that may destroy it.
+    bound: bool,
 }
 
 impl Script<'_> {
@@ -52,11 +67,27 @@ impl Script<'_> {
                 6 => self.pipeline(),
                 _ => self.wrong_bytes(),
             }
-            let ops = std::mem::take(&mut self.ops);
+            let mut ops = std::mem::take(&mut self.ops);
+            self.spare_postgres(&mut ops);
             self.cut(ops, at + 1 == count, steps);
         }
         if self.random.chance(5) {
             self.end(steps);
+        }
+    }
+
+    /// PostgreSQL crashes (15, and maybe others) when a client in a failed transaction uses the unnamed portal that a failed
+    /// simple Query has left: its statements are gone (`exec_execute_message`). So it is used behind a Bind only.
+    fn spare_postgres(&mut self, ops: &mut [Op]) {
+        for op in ops {
+            match op {
+                Op::Bind(bind) => self.bound |= bind.portal.is_empty(),
+                Op::Sync | Op::Query(_) | Op::FunctionCall(..) => self.bound = false,
+                Op::Execute(portal, _) | Op::Describe('P', portal) if portal.is_empty() && !self.bound => {
+                    *portal = "p".into();
+                }
+                _ => {}
+            }
         }
     }
 
@@ -237,7 +268,11 @@ impl Script<'_> {
             self.ops.push(Op::Query(copy));
         }
         for _ in 0..self.random.below(4) {
-            self.copy_data();
+            let data = *self.random.pick(&COPY_DATA);
+            self.ops.push(Op::CopyData(data.to_vec()));
+            if self.in_copy() {
+                return;
+            }
         }
         match self.random.below(10) {
             0..2 => self.ops.push(Op::CopyFail("enough".into())),
@@ -253,35 +288,24 @@ impl Script<'_> {
         }
     }
 
-    fn copy_data(&mut self) {
-        let data: &[u8] = match self.random.below(12) {
-            0 => b"x\tbad\n",
-            1 => b"1\ttwice\n",
-            2 => b"5\thalf",
-            3 => b"",
-            4 => b"6\tsix\n7\tseven\n",
-            5 => b"\\.\n",
-            6 => b"1\n",
-            _ => b"3\tthree\n",
-        };
-        self.ops.push(Op::CopyData(data.to_vec()));
+    /// What may come behind data. Is it the last that does? (Whether a Sync behind data that makes the COPY fail is answered
+    /// is not for us to know when more follows: see docs/protocol-differences.md.)
+    fn in_copy(&mut self) -> bool {
+        let is_last = self.random.chance(50);
         match self.random.below(60) {
             0..3 => self.ops.push(Op::Flush),
-            3..6 => self.ops.push(Op::Sync),
+            3..6 if is_last => self.ops.push(Op::Sync),
             // PostgreSQL says no, then closes.
             6 => self.ops.push(Op::Query("SELECT 'in the middle'".into())),
             7 => self.parse(),
-            _ => {}
+            _ => return false,
         }
+        is_last
     }
 
     /// A block with several steps in it.
     fn transaction(&mut self) {
-        self.ops.push(Op::Query(self.random.text(&[
-            "BEGIN",
-            "BEGIN",
-            "START TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-        ])));
+        self.ops.push(Op::Query(self.random.text(&["BEGIN", "BEGIN", "START TRANSACTION READ ONLY"])));
         for _ in 0..1 + self.random.below(3) {
             if self.random.chance(50) { self.queries() } else { self.batch() }
         }
@@ -304,15 +328,12 @@ impl Script<'_> {
         self.ops.push(Op::Parse(name.clone(), format!("SELECT * FROM d{client}"), Vec::new()));
         self.ops.extend(run.clone());
         let to = self.random.text(&["text", "int", "bigint"]);
-        self.parse_and_run("b", format!("ALTER TABLE d{client} ALTER a TYPE {to} USING a::{to}"));
+        self.ops.push(Op::Query(format!("ALTER TABLE d{client} ALTER a TYPE {to} USING a::{to}")));
+        if name.is_empty() {
+            self.ops.push(Op::Parse(name, format!("SELECT * FROM d{client}"), Vec::new()));
+        }
         self.ops.extend(run);
         self.ops.push(Op::Query("ROLLBACK".into()));
-    }
-
-    fn parse_and_run(&mut self, name: &str, text: String) {
-        let bind = Bind { statement: name.into(), ..Bind::default() };
-        self.ops.extend([Op::Close('S', name.into()), Op::Parse(name.into(), text, Vec::new()), Op::Bind(bind)]);
-        self.ops.extend([Op::Execute(String::new(), 0), Op::Sync]);
     }
 
     fn function_call(&mut self) {
@@ -349,8 +370,8 @@ impl Script<'_> {
             b"Q\0\0\0\x0cSELECT 1",
             b"Q\0\0\0\x0eSELECT 1\0x",
             b"P\0\0\0\x06a\0",
-            b"P\0\0\0\x10a\0SELECT 1\0",
-            b"P\0\0\0\x10\0SELECT 1\0\0\x01",
+            b"P\0\0\0\x0fa\0SELECT 1\0",
+            b"P\0\0\0\x13a\0SELECT 1\0\0\x01\0\0",
             b"B\0\0\0\x07\0a\0",
             b"B\0\0\0\x05x",
             b"D\0\0\0\x07Xa\0",
@@ -374,14 +395,15 @@ impl Script<'_> {
         if let Some(step) = steps.last_mut().filter(|step| step.client == self.client) {
             step.later = false;
         }
-        if self.random.chance(50) {
+        let polite = self.random.chance(30);
+        if !polite && self.random.chance(50) {
             self.parse_as(String::new());
         }
-        if self.random.chance(50) {
+        if !polite && self.random.chance(50) {
             self.ops.push(Op::Raw(b"Q\0\0\0\x20SELECT".to_vec()));
             self.ops.push(Op::HangUp);
         } else {
-            self.ops.push(if self.random.chance(50) { Op::Terminate } else { Op::HangUp });
+            self.ops.push(if polite { Op::Terminate } else { Op::HangUp });
         }
         steps.push(Step { client: self.client, ops: std::mem::take(&mut self.ops), ..Step::default() });
     }

@@ -164,6 +164,11 @@ impl Lane {
         &mut self.pooled
     }
 
+    /// The pooled clients are in the middle of something: new ones take their places.
+    pub fn disconnect_pooled(&mut self) {
+        self.pooled.iter_mut().for_each(|link| link.0 = None);
+    }
+
     /// What is in the tables when all that was begun is over.
     pub fn contents(&mut self) -> Vec<Option<String>> {
         self.await_closed_backends();
