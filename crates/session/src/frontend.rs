@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use pgsluice_wire::{
-    BackendWriter, Bind, FrontendWriter, HEAD_LEN, Head, Parse, Severity, Target, TxStatus,
+    BackendWriter, FrontendWriter, Head, Severity, Target, TxStatus,
     tag::{backend, frontend},
 };
 
 use crate::Ctx;
 use crate::deallocate::{Forgetful, forgets, mentions_forgetting};
 use crate::error::{Refusal, Violation};
-use crate::ledger::{Named, Owed};
+use crate::ledger::Owed;
 use crate::message::{Message, NAMES_MAX, Step};
 use crate::params::Params;
 use crate::server::{NOBODYS, Server};
@@ -18,9 +18,6 @@ use crate::settings::{Replay, Settings, is_settable, same};
 use crate::statement::{GUARD, Names, RESERVED_PREFIX, Registry, Statement};
 use crate::unnamed::Unnamed;
 
-/// Longest Parse of a named statement, in bytes. It is read whole, as its content is its identity, and so can take three
-/// times its length for a while: as it was read, as it is kept, and on its way to a server that is slow to take it.
-const PARSE_MAX: usize = 4 << 20;
 /// For how long a client keeps its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
@@ -366,7 +363,7 @@ impl Session {
     }
 
     /// What a whole message is about cannot be read: PostgreSQL cannot read it either, and says what is wrong.
-    fn pass_malformed(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
+    pub(crate) fn pass_malformed(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
         server.owe(Owed::Malformed);
         self.pass(message, ctx)
     }
@@ -472,162 +469,6 @@ impl Session {
             _ => self.parse_named(message, server, ctx),
         }
     }
-
-    fn parse_named(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
-        if message.head.total() > PARSE_MAX {
-            return Ok(self.refuse_parse(message, server, ctx));
-        }
-        let Some(body) = message.whole(PARSE_MAX, "Parse")? else { return Ok(Step::Blocked(Want::More)) };
-        let Ok(parse) = Parse::read(body) else { return Ok(self.pass_malformed(message, server, ctx)) };
-        if server.ledger.has_ready_ahead() && !server.copying_in {
-            // Whether PostgreSQL would take it depends on the transaction's state by then, and DISCARD ALL may be ahead.
-            return Ok(Step::Blocked(Want::Server));
-        }
-        ctx.counters.client_parses += 1;
-        let statement = ctx.registry.intern(parse.content, &self.settings);
-        if let Some(old) = self.named(parse.name) {
-            server.ensure_taken(&old.statement, self.max_prepared, ctx);
-            write_parse(&old.statement, &message, parse.content.len(), ctx);
-            server.owe(Owed::ParseTaken { old, statement });
-            return Ok(Step::Taken);
-        }
-        let name: Arc<[u8]> = parse.name.into();
-        self.names.insert(name.clone(), statement.clone());
-        if server.tx == TxStatus::Failed {
-            // It is PostgreSQL's to say that it takes none now, so it has to be asked.
-            server.prepared.spoil(statement.id());
-        }
-        if server.prepared.touch(statement.id()) {
-            server.owe(Owed::OwnParseComplete { name });
-            server.settle_reply(ctx.plan);
-            return Ok(Step::Taken);
-        }
-        server.make_room(&statement, self.max_prepared, ctx.plan);
-        write_parse(&statement, &message, parse.content.len(), ctx);
-        ctx.counters.server_parses += 1;
-        server.owe(Owed::Parse { name, statement });
-        Ok(Step::Taken)
-    }
-
-    /// It is too long to be kept. The error is for PostgreSQL to raise, in its turn and with all that follows from one: it
-    /// is asked for a statement that it cannot have, and [`Refusal::StatementTooLong`] takes the place of what it says.
-    fn refuse_parse(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
-        ctx.plan.insert(|out| FrontendWriter(out).describe_statement(&guard(RESERVED_PREFIX.as_bytes())));
-        server.owe(Owed::ParseTooLong { max: PARSE_MAX });
-        self.discard(message)
-    }
-
-    fn bind(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
-        let Some(bind) = Bind::read(message.body()) else {
-            return match message.missing() {
-                0 => Ok(self.pass_malformed(message, server, ctx)),
-                _ => message.more_names("Bind"),
-            };
-        };
-        if bind.statement.is_empty() {
-            self.ensure_unnamed(server, ctx);
-        }
-        let named = self.named(bind.statement);
-        if let Some(Named { statement, .. }) = &named
-            && let Some(step) = self.ensure_shape(statement, message, server, ctx)
-        {
-            return Ok(step);
-        }
-        ctx.counters.binds += 1;
-        server.bound = named.as_ref().filter(|_| bind.portal.is_empty()).map(|named| named.statement.clone());
-        self.note_portal(bind, named.as_ref(), server);
-        let guarded;
-        let server_name = match &named {
-            Some(Named { statement, .. }) => {
-                server.ensure_prepared(statement, self.max_prepared, ctx);
-                statement.server_name().as_bytes()
-            }
-            None if self.is_reserved(bind.statement) => {
-                guarded = guard(bind.statement);
-                &guarded
-            }
-            None => {
-                server.owe(Owed::Bind(None));
-                return Ok(self.pass(message, ctx));
-            }
-        };
-        let names_end = message.at + HEAD_LEN + bind.names_len();
-        let tail_len = message.at + message.head.total() - names_end;
-        ctx.plan.insert(|out| FrontendWriter(out).bind_front(bind.portal, server_name, tail_len));
-        server.owe(Owed::Bind(named));
-        ctx.plan.forward(names_end..message.end);
-        self.rest = (message.missing(), Fate::Forward);
-        Ok(Step::Taken)
-    }
-
-    /// The statement a client's name means.
-    fn named(&self, name: &[u8]) -> Option<Named> {
-        let (name, statement) = self.names.get_key_value(name)?;
-        Some(Named { name: name.clone(), statement: statement.clone() })
-    }
-
-    /// Could this name, which the client has given to nothing, be one of ours on the server?
-    fn is_reserved(&self, name: &[u8]) -> bool {
-        self.max_prepared > 0 && name.starts_with(RESERVED_PREFIX.as_bytes())
-    }
-
-    fn describe(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
-        let Some(body) = message.whole(NAMES_MAX, "Describe")? else { return Ok(Step::Blocked(Want::More)) };
-        let name = match Target::read(body, "Describe") {
-            Ok(Target::Portal(portal)) => {
-                let bound = server.bound.clone().filter(|_| portal.is_empty());
-                server.owe(Owed::DescribePortal(bound));
-                return Ok(self.pass(message, ctx));
-            }
-            Ok(Target::Statement(name)) => name,
-            Err(_) => return Ok(self.pass_malformed(message, server, ctx)),
-        };
-        if name.is_empty() {
-            self.ensure_unnamed(server, ctx);
-        }
-        let named = self.named(name);
-        if let Some(Named { statement, .. }) = &named {
-            if let Some(step) = self.ensure_shape(statement, message, server, ctx) {
-                return Ok(step);
-            }
-            server.ensure_prepared(statement, self.max_prepared, ctx);
-            ctx.plan.insert(|out| FrontendWriter(out).describe_statement(statement.server_name().as_bytes()));
-        } else if self.is_reserved(name) {
-            ctx.plan.insert(|out| FrontendWriter(out).describe_statement(&guard(name)));
-        } else {
-            self.pass(message, ctx);
-        }
-        server.owe(Owed::DescribeStatement(named));
-        Ok(Step::Taken)
-    }
-
-    fn close(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
-        let Some(body) = message.whole(NAMES_MAX, "Close")? else { return Ok(Step::Blocked(Want::More)) };
-        let Ok(target) = Target::read(body, "Close") else { return Ok(self.pass_malformed(message, server, ctx)) };
-        let known = match target {
-            Target::Statement(b"") => {
-                let replaced = self.unnamed.replace(server);
-                server.unnamed = None;
-                server.owe(Owed::CloseUnnamed(replaced));
-                return Ok(self.pass(message, ctx));
-            }
-            Target::Statement(name) => self.names.remove_entry(name),
-            Target::Portal(_) => None,
-        };
-        let Some((name, statement)) = known else {
-            server.owe(Owed::Close);
-            return Ok(match target {
-                Target::Statement(name) if self.is_reserved(name) => {
-                    ctx.plan.insert(|out| FrontendWriter(out).close_statement(&guard(name)));
-                    Step::Taken
-                }
-                _ => self.pass(message, ctx),
-            });
-        };
-        server.owe(Owed::OwnCloseComplete { name, statement });
-        server.settle_reply(ctx.plan);
-        Ok(Step::Taken)
-    }
 }
 
 /// The client broke the protocol. It is told when all that it asked before has been answered.
@@ -647,22 +488,4 @@ fn end_in_turn(
 /// Does what this message does depend on which statements there are, or change it?
 fn concerns_statements(tag: u8) -> bool {
     matches!(tag, frontend::PARSE | frontend::BIND | frontend::DESCRIBE | frontend::CLOSE | frontend::QUERY)
-}
-
-/// A name that no statement on a server has; [`Session::error_names`] takes the guard away again.
-fn guard(name: &[u8]) -> Vec<u8> {
-    [GUARD.as_bytes(), name].concat()
-}
-
-/// A Parse under the server's name for `named`, with the content as it came.
-fn write_parse(named: &Statement, message: &Message<'_>, content_len: usize, ctx: &mut Ctx<'_>) {
-    let name = named.server_name().as_bytes();
-    let len = 4 + name.len() + 1 + content_len;
-    ctx.plan.insert(|out| {
-        out.push(frontend::PARSE);
-        out.extend(u32::try_from(len).expect("checked against PARSE_MAX").to_be_bytes());
-        out.extend(name);
-        out.push(0);
-    });
-    ctx.plan.forward(message.end - content_len..message.end);
 }

@@ -15,6 +15,7 @@ mod identity;
 mod ledger;
 mod loss;
 mod message;
+mod named;
 mod params;
 mod plan;
 mod server;
