@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use pgsluice_tests::pooler::Pooler;
-use pgsluice_tests::postgres::{APP, Postgres};
-use pgsluice_tests::wire::Raw;
+use pgsluice_tests::postgres::{APP, Postgres, Version};
+use pgsluice_tests::wire::{Raw, message as m};
 
 fn start(options: &[&str]) -> (Pooler, String) {
     let postgres = Postgres::shared();
@@ -57,6 +57,30 @@ fn reported_settings_follow_their_client() {
         for (client, zone) in clients.iter_mut().zip(zones) {
             assert_eq!(client.value("SHOW TimeZone"), zone);
         }
+    }
+}
+
+#[test]
+fn what_a_client_set_goes_with_it_also_if_nobody_was_left_to_be_told() {
+    for version in Version::ALL {
+        let postgres = Postgres::shared_version(version);
+        let database = postgres.database();
+        let pooler = Pooler::url(postgres, APP, &database, &["--pool-size", "1"]);
+        let zone = "SELECT set_config('TimeZone', 'Asia/Tokyo', false)";
+        for sql in [zone.to_owned(), format!("BEGIN; {zone}; COMMIT"), format!("{zone}; SELECT pg_sleep(0.2)")] {
+            let mut gone = pooler.connect(APP, &database);
+            gone.send(&[m::query(&sql), m::terminate()].concat()).unwrap();
+            drop(gone);
+            assert_eq!(pooler.connect(APP, &database).value("SHOW TimeZone"), "UTC", "{sql}");
+        }
+        // What it was told of is rolled back with it, and others are not believed to have it.
+        let mut gone = pooler.connect(APP, &database);
+        gone.run("BEGIN");
+        gone.value(zone);
+        drop(gone);
+        let parameters = [("user", APP.user), ("database", &database), ("TimeZone", "Asia/Tokyo")];
+        let mut same = Raw::connect_with(pooler.addr(), APP.password, &parameters).unwrap();
+        assert_eq!(same.value("SHOW TimeZone"), "Asia/Tokyo");
     }
 }
 

@@ -233,7 +233,11 @@ impl Server {
             return Ok(session.is_some());
         };
         Arc::make_mut(&mut self.params).set(name, value)?;
-        let Some(session) = session else { return Ok(false) };
+        let Some(session) = session else {
+            // What changed at the bidding of a client that has gone is nobody's.
+            self.residue.settings |= self.ledger.front().is_some_and(|owed| !owed.is_hidden());
+            return Ok(false);
+        };
         if self.ledger.front().is_some_and(Owed::is_hidden) {
             return Ok(false);
         }

@@ -291,12 +291,15 @@ impl Server {
             self.owe_hidden_cycle(Owed::HiddenSync);
         } else {
             // A Sync would commit what the client has not: PostgreSQL rolls it back when a client vanishes.
+            self.residue.settings = true;
             self.hidden_query("ROLLBACK", out);
         }
     }
 
     fn clean_when_ready(&mut self, out: &mut Vec<u8>) -> Cleanup {
         if self.tx != TxStatus::Idle {
+            // What the transaction set goes with it, and the settings are what they were before: which is not known.
+            self.residue.settings = true;
             self.hidden_query("ROLLBACK", out);
         } else if self.cancels > 0 {
             // The proxy calls again when PostgreSQL has closed the cancel request.
