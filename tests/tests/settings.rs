@@ -85,6 +85,17 @@ fn what_a_client_set_goes_with_it_also_if_nobody_was_left_to_be_told() {
 }
 
 #[test]
+fn what_follows_discard_all_in_one_batch_stays_with_nobody() {
+    let (pooler, database) = start(&["--pool-size", "1"]);
+    let (mut one, mut other) = (pooler.connect(APP, &database), pooler.connect(APP, &database));
+    let run = |sql| [m::parse("", sql, &[]), m::bind("", "", &[]), m::execute("", 0)].concat();
+    let zone = run("SELECT set_config('TimeZone', 'Asia/Tokyo', false)");
+    one.exchange(&[run("DISCARD ALL"), zone, m::sync()].concat());
+    assert_eq!(other.value("SHOW TimeZone"), "UTC");
+    assert_eq!(one.value("SHOW TimeZone"), one.parameters["TimeZone"], "what it believes is what is");
+}
+
+#[test]
 fn no_worker_starves_where_there_are_fewer_servers_than_workers() {
     let (pooler, database) = start(&["--pool-size", "2", "--workers", "4"]);
     let end = Instant::now() + Duration::from_secs(4);

@@ -266,6 +266,8 @@ impl Server {
     /// What a command tag says about the state of the server's session.
     fn handle_command_tag(&mut self, session: Option<&mut Session>, tag: &[u8]) {
         let ours = self.ledger.front().is_some_and(Owed::is_hidden);
+        // In one batch with DISCARD ALL: which of them changed what is reported at the end is not known.
+        self.residue.settings |= self.discarded && !ours;
         match tag {
             b"SET" | b"RESET" if !ours => {
                 self.residue.settings = true;
