@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pgsluice_tests::pooler::Pooler;
-use pgsluice_tests::postgres::{APP, Postgres, Version};
+use pgsluice_tests::postgres::{APP, Postgres, SUPERUSER, Version};
 use pgsluice_tests::wire::{Raw, message as m};
 
 fn start(options: &[&str]) -> (Pooler, String) {
@@ -93,6 +93,21 @@ fn what_follows_discard_all_in_one_batch_stays_with_nobody() {
     one.exchange(&[run("DISCARD ALL"), zone, m::sync()].concat());
     assert_eq!(other.value("SHOW TimeZone"), "UTC");
     assert_eq!(one.value("SHOW TimeZone"), one.parameters["TimeZone"], "what it believes is what is");
+}
+
+#[test]
+fn a_role_that_postgresql_reports_is_left_to_nobody() {
+    for version in Version::ALL {
+        let postgres = Postgres::shared_version(version);
+        let database = postgres.database();
+        let pooler = Pooler::url(postgres, SUPERUSER, &database, &["--pool-size", "1"]);
+        let mut one = pooler.connect(SUPERUSER, &database);
+        let mut other = pooler.connect(SUPERUSER, &database);
+        for name in ["role", "session_authorization"] {
+            one.value(&format!("SELECT set_config('{name}', 'app', false)"));
+            assert_eq!(other.value("SELECT current_user || ' ' || session_user"), "postgres postgres", "{name}");
+        }
+    }
 }
 
 #[test]

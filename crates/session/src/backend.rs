@@ -259,6 +259,9 @@ impl Server {
                 return Err(Violation::TooManyParameters);
             }
             self.settings = session.settings.clone();
+        } else {
+            // Another role than the one that logged in, however it came to be.
+            self.residue.settings = true;
         }
         Ok(true)
     }
