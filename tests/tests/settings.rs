@@ -111,6 +111,28 @@ fn a_role_that_postgresql_reports_is_left_to_nobody() {
 }
 
 #[test]
+fn what_cannot_be_reset_is_not_the_next_clients_error() {
+    for version in Version::ALL {
+        let postgres = Postgres::shared_version(version);
+        let database = postgres.database();
+        let pooler = Pooler::url(postgres, APP, &database, &["--pool-size", "1"]);
+        let mut other = pooler.connect(APP, &database);
+        // The language is loaded behind the setting, and knows none of that name.
+        let parameters = [("user", APP.user), ("database", &database), ("plpgsql.unknown", "1")];
+        let mut one = Raw::connect_with(pooler.addr(), APP.password, &parameters).unwrap();
+        one.run("DO $$ BEGIN END $$");
+        assert_eq!(other.value("SELECT 1"), "1");
+        for name in ["seed", "transaction_read_only"] {
+            let parameters = [("user", APP.user), ("database", &database), (name, "0")];
+            let mut one = Raw::connect_with(pooler.addr(), APP.password, &parameters).unwrap();
+            one.run("SELECT 1");
+            assert_eq!(other.value("SELECT 1"), "1", "{name}");
+            assert_eq!(pooler.connect(APP, &database).value("SELECT 1"), "1", "{name}");
+        }
+    }
+}
+
+#[test]
 fn no_worker_starves_where_there_are_fewer_servers_than_workers() {
     let (pooler, database) = start(&["--pool-size", "2", "--workers", "4"]);
     let end = Instant::now() + Duration::from_secs(4);

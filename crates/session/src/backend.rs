@@ -357,6 +357,12 @@ impl Server {
                 self.retry_cleaning();
                 shown = false;
             }
+            // A RESET of what the last client had: this one is not to answer for that.
+            Owed::HiddenQuery if session.is_some() => {
+                self.reset_failed = true;
+                self.set_close_needed();
+                shown = false;
+            }
             _ if self.ledger.is_front_ours() => {
                 self.own_error = Some(body.into());
                 shown = false;

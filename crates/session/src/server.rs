@@ -91,6 +91,8 @@ pub struct Server {
     pub(crate) checking: bool,
     /// The statement whose rows that found changed.
     pub(crate) changed: Option<u64>,
+    /// What the last client had set could not be reset.
+    pub(crate) reset_failed: bool,
     /// ReadyForQuery messages owed to us alone.
     pub(crate) hidden_cycles: usize,
     cancels: u32,
@@ -133,6 +135,7 @@ impl Server {
             bound: None,
             checking: false,
             changed: None,
+            reset_failed: false,
             hidden_cycles: 0,
             cancels: 0,
             cancel_shadow: false,
@@ -202,6 +205,11 @@ impl Server {
     /// Body of the error that our own commands met, once.
     pub fn take_own_error(&mut self) -> Option<Box<[u8]>> {
         self.own_error.take()
+    }
+
+    /// Could it not be rid of what its last client had set? Then it is of no use to this one.
+    pub fn take_reset_failed(&mut self) -> bool {
+        std::mem::take(&mut self.reset_failed)
     }
 
     /// It shall not be lent again.

@@ -500,6 +500,10 @@ impl Client {
             self.take_back(state);
             return self.refuse(state, refusal, cx);
         }
+        if !server.is_replaying() && server.take_reset_failed() {
+            self.take_back(state);
+            return self.go_on(state, cx);
+        }
         match (&self.phase, &self.block) {
             (Phase::Welcome, _) => self.welcome(state, cx),
             (Phase::Open, Block::Server) => self.process_inbox(state, cx),
@@ -535,7 +539,7 @@ impl Client {
         self.process_inbox(state, cx)
     }
 
-    /// The server did not take the client's settings: it is put right without the client.
+    /// The server did not take the client's settings: it is put right without the client, or closed.
     fn take_back(&mut self, state: &mut State) {
         if let Some(mut link) = self.link.take() {
             self.slot.link.borrow_mut().take();
