@@ -51,7 +51,7 @@ fn both_versions(test: impl Fn(&Postgres, &Pooler)) {
 
 #[test]
 fn any_parameter_that_postgresql_takes_takes_effect_and_others_are_refused_alike() {
-    let cases: [(&str, &str, &str); 44] = [
+    let cases: [(&str, &str, &str); 50] = [
         ("application_name", "plain", "SHOW application_name"),
         ("application_name", "with \u{e9} and \t", "SHOW application_name"),
         ("client_encoding", "LATIN1", "SHOW client_encoding"),
@@ -71,6 +71,12 @@ fn any_parameter_that_postgresql_takes_takes_effect_and_others_are_refused_alike
         ("post_auth_delay", "0", "SHOW post_auth_delay"),
         ("post_auth_delay", "no number", "SELECT 1"),
         ("ignore_system_indexes", "on", "SHOW ignore_system_indexes"),
+        ("seed", "0.5", "SELECT 1"),
+        ("session_authorization", "no_login", "SELECT current_user"),
+        ("transaction_deferrable", "on", "SHOW transaction_deferrable"),
+        ("transaction_isolation", "serializable", "SHOW transaction_isolation"),
+        ("transaction_read_only", "on", "SHOW transaction_read_only"),
+        ("transaction_read_only", "maybe", "SHOW transaction_read_only"),
         ("replication", "maybe", "SELECT 1"),
         ("replication", "off", "SELECT 1"),
         ("options", "", "SELECT 1"),

@@ -9,8 +9,9 @@ use crate::settings::Settings;
 use crate::startup_options;
 
 /// Settings that PostgreSQL takes when a session starts, and never again: those of context `backend` and
-/// `superuser-backend` in pg_settings, and two that can be set later to no effect.
-const AT_START_ONLY: [&str; 8] = [
+/// `superuser-backend` in pg_settings, two that can be set later to no effect, and those that mean something else when
+/// they are set later, or cannot be reset.
+const AT_START_ONLY: [&str; 13] = [
     "ignore_system_indexes",
     "jit_debugging_support",
     "jit_profiling_support",
@@ -18,7 +19,12 @@ const AT_START_ONLY: [&str; 8] = [
     "log_connections",
     "log_disconnections",
     "post_auth_delay",
+    "seed",
+    "session_authorization",
     "session_preload_libraries",
+    "transaction_deferrable",
+    "transaction_isolation",
+    "transaction_read_only",
 ];
 
 /// Does the client want to talk to a WAL sender?
