@@ -41,8 +41,6 @@ const PLANS: [(&str, &str); 8] = [
 /// What `-t` switches on, by the first two characters of its argument.
 const STATS: [(&str, &str); 3] =
     [("pa", "log_parser_stats"), ("pl", "log_planner_stats"), ("ex", "log_executor_stats")];
-/// Most detailed level that `-d` knows.
-const DEBUG_LEVELS: i32 = 5;
 
 type Pair = (String, String);
 
@@ -129,10 +127,14 @@ fn assignment(text: &str) -> Option<Pair> {
     Some((name.replace('-', "_"), value.to_owned()))
 }
 
-/// `-d level`, as `set_debug_options` reads it. `atoi` takes what is no number for 0.
+/// `-d level`, as `set_debug_options` reads it: `atoi` takes the number in front, and what is none for 0. A level that
+/// there is not is PostgreSQL's to refuse.
 fn debugging(value: &str) -> Vec<Pair> {
-    let level = value.parse::<i32>().unwrap_or(0);
-    let messages = if level > 0 { format!("debug{}", level.min(DEBUG_LEVELS)) } else { "notice".to_owned() };
+    let value = value.trim_start();
+    let digits = value.strip_prefix('+').unwrap_or(value);
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let level = digits[..end].parse::<u64>().unwrap_or(0);
+    let messages = if level > 0 { format!("debug{level}") } else { "notice".to_owned() };
     let more = [
         (2, "log_statement", "all"),
         (3, "debug_print_parse", "true"),
@@ -182,6 +184,9 @@ mod tests {
         );
         assert_eq!(pairs("-eOS64 -n -C x"), Ok("datestyle=euro|allow_system_table_mods=true|work_mem=64".into()));
         assert_eq!(pairs("-d2"), Ok("log_min_messages=debug2|log_statement=all".into()));
+        assert_eq!(pairs("-d 2x"), pairs("-d +2"), "as atoi reads it");
+        assert_eq!(pairs("-d -1"), Ok("log_min_messages=notice".into()));
+        assert!(pairs("-d 7").unwrap().starts_with("log_min_messages=debug7|"), "PostgreSQL's to refuse");
     }
 
     #[test]
