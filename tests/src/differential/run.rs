@@ -203,7 +203,11 @@ fn pooled(lane: &mut Lane, steps: &[Step], traces: &[Trace], limit: Duration) ->
 fn receive_same(link: &mut Link, expected: &[Event], limit: Duration) -> Vec<Event> {
     let mut events = Vec::new();
     let mut said_why = false;
-    for wanted in expected {
+    let mut reports = Vec::new();
+    for (at, wanted) in expected.iter().enumerate() {
+        if is_report(wanted) && reports.is_empty() {
+            reports = expected[at..].iter().take_while(|event| is_report(event)).collect();
+        }
         let mut event = link.receive(limit);
         if *wanted == Event::Closed && !said_why {
             while matches!(event, Event::Reply(_)) {
@@ -211,7 +215,13 @@ fn receive_same(link: &mut Link, expected: &[Event], limit: Duration) -> Vec<Eve
             }
         }
         said_why |= is_fatal(&event);
-        let same = is_same(&event, wanted);
+        let same = match reports.iter().position(|report| **report == event) {
+            Some(due) => {
+                reports.remove(due);
+                true
+            }
+            None => is_same(&event, wanted),
+        };
         events.push(event);
         if !same {
             while events.len() < 40 && events.last().is_some_and(|last| matches!(last, Event::Reply(_))) {
@@ -263,7 +273,22 @@ fn is_failed_block(reply: &Reply) -> bool {
 }
 
 fn are_same(direct: &[Event], pooled: &[Event]) -> bool {
-    direct.len() == pooled.len() && direct.iter().zip(pooled).all(|(direct, pooled)| is_same(direct, pooled))
+    let (direct, pooled) = (reports_sorted(direct), reports_sorted(pooled));
+    direct.len() == pooled.len() && direct.iter().zip(&pooled).all(|(direct, pooled)| is_same(direct, pooled))
+}
+
+fn is_report(event: &Event) -> bool {
+    matches!(event, Event::Reply(reply) if reply.tag == b'S')
+}
+
+/// Several ParameterStatus messages in a row come in no order that PostgreSQL promises: it is that of a list of what was
+/// changed, and of a hash table since 16.
+fn reports_sorted(events: &[Event]) -> Vec<&Event> {
+    let mut sorted: Vec<_> = events.iter().collect();
+    for run in sorted.chunk_by_mut(|one, next| is_report(one) && is_report(next)) {
+        run.sort_by_key(|event| if let Event::Reply(reply) = event { reply.body.clone() } else { Vec::new() });
+    }
+    sorted
 }
 
 fn is_fatal(event: &Event) -> bool {
