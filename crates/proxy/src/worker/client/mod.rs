@@ -339,9 +339,11 @@ impl Client {
     /// Sends what the session decided on the client's bytes. `false`: the server is gone.
     fn send_plan(&mut self, plan: &pgsluice_session::Plan, input: &[u8], cx: &mut Context<'_>) -> Result<bool, End> {
         if !plan.reply.is_empty() {
+            // An answer of ours need not go out alone where the server's follows; but one that was to go out already is not
+            // kept for it.
+            let may_wait = self.hold || self.outbox.is_empty();
             self.outbox.push(&plan.reply);
-            // An answer of ours need not go out alone where the server's follows.
-            self.hold = self.link.as_ref().is_some_and(|l| l.server.owes());
+            self.hold = may_wait && self.link.as_ref().is_some_and(|l| l.server.owes());
         }
         if plan.flush_due {
             self.hold = false;
