@@ -102,7 +102,8 @@ fn direct(lane: &mut Lane, steps: &[Step]) -> Result<Vec<Trace>, Difference> {
         }
         model.sent(&step.bytes());
         link.send(step, false);
-        let events = if step.later { Vec::new() } else { receive_due(link, model) };
+        let mut events = if step.later { Vec::new() } else { receive_due(link, model) };
+        sort_reports(&mut events);
         // What PostgreSQL says behind a Terminate is for nobody.
         let events = if step.ops == [Op::Terminate] { vec![Event::Closed] } else { events };
         if events.last() == Some(&Event::Silence) {
@@ -201,13 +202,9 @@ fn pooled(lane: &mut Lane, steps: &[Step], traces: &[Trace], limit: Duration) ->
 
 /// As many events as were seen directly, or up to the first that differs and a little of what follows it.
 fn receive_same(link: &mut Link, expected: &[Event], limit: Duration) -> Vec<Event> {
-    let mut events = Vec::new();
+    let mut events: Vec<Event> = Vec::new();
     let mut said_why = false;
-    let mut reports = Vec::new();
-    for (at, wanted) in expected.iter().enumerate() {
-        if is_report(wanted) && reports.is_empty() {
-            reports = expected[at..].iter().take_while(|event| is_report(event)).collect();
-        }
+    for wanted in expected {
         let mut event = link.receive(limit);
         if *wanted == Event::Closed && !said_why {
             while matches!(event, Event::Reply(_)) {
@@ -215,13 +212,8 @@ fn receive_same(link: &mut Link, expected: &[Event], limit: Duration) -> Vec<Eve
             }
         }
         said_why |= is_fatal(&event);
-        let same = match reports.iter().position(|report| **report == event) {
-            Some(due) => {
-                reports.remove(due);
-                true
-            }
-            None => is_same(&event, wanted),
-        };
+        // Reports are in order only when all that belong together have come.
+        let same = is_same(wanted, &event) || (is_report(wanted) && is_report(&event));
         events.push(event);
         if !same {
             while events.len() < 40 && events.last().is_some_and(|last| matches!(last, Event::Reply(_))) {
@@ -230,7 +222,22 @@ fn receive_same(link: &mut Link, expected: &[Event], limit: Duration) -> Vec<Eve
             break;
         }
     }
+    sort_reports(&mut events);
     events
+}
+
+/// In which order PostgreSQL 18 reports several parameters depends on what was set in which order ever since the backend
+/// was started.
+fn sort_reports(events: &mut [Event]) {
+    let key = |event: &Event| match event {
+        Event::Reply(reply) => reply.body.clone(),
+        Event::Closed | Event::Silence => Vec::new(),
+    };
+    events.chunk_by_mut(|one, other| is_report(one) && is_report(other)).for_each(|reports| reports.sort_by_key(key));
+}
+
+fn is_report(event: &Event) -> bool {
+    matches!(event, Event::Reply(reply) if reply.tag == b'S')
 }
 
 /// Byte by byte the same, but for four things. In a failed transaction the same error comes from another line when a
@@ -259,13 +266,15 @@ fn is_stray_in_copy(reply: &Reply) -> bool {
 }
 
 /// A statement that the server lacks cannot be prepared there while its transaction has failed: error 25P02, where PostgreSQL
-/// finds another reason first, or describes a statement that returns no rows (docs/protocol-differences.md). What follows
+/// finds another reason first, or describes a statement that returns no rows (docs/protocol-differences.draft.md). What follows
 /// is another story.
 fn is_excused(direct: &Event, pooled: &Event) -> bool {
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
     let described = direct.tag == b't';
     let counted = direct.sqlstate() == "08P01" && direct.field(b'M').starts_with("bind message ");
-    pooled.tag == b'E' && pooled.sqlstate() == "25P02" && (described || counted)
+    // PostgreSQL looks at the type before the length, when it copies.
+    let broken_in_copy = is_stray_in_copy(direct) && pooled.sqlstate() == "08P01";
+    broken_in_copy || (pooled.tag == b'E' && pooled.sqlstate() == "25P02" && (described || counted))
 }
 
 fn is_failed_block(reply: &Reply) -> bool {
@@ -273,22 +282,7 @@ fn is_failed_block(reply: &Reply) -> bool {
 }
 
 fn are_same(direct: &[Event], pooled: &[Event]) -> bool {
-    let (direct, pooled) = (reports_sorted(direct), reports_sorted(pooled));
-    direct.len() == pooled.len() && direct.iter().zip(&pooled).all(|(direct, pooled)| is_same(direct, pooled))
-}
-
-fn is_report(event: &Event) -> bool {
-    matches!(event, Event::Reply(reply) if reply.tag == b'S')
-}
-
-/// Several ParameterStatus messages in a row come in no order that PostgreSQL promises: it is that of a list of what was
-/// changed, and of a hash table since 16.
-fn reports_sorted(events: &[Event]) -> Vec<&Event> {
-    let mut sorted: Vec<_> = events.iter().collect();
-    for run in sorted.chunk_by_mut(|one, next| is_report(one) && is_report(next)) {
-        run.sort_by_key(|event| if let Event::Reply(reply) = event { reply.body.clone() } else { Vec::new() });
-    }
-    sorted
+    direct.len() == pooled.len() && direct.iter().zip(pooled).all(|(direct, pooled)| is_same(direct, pooled))
 }
 
 fn is_fatal(event: &Event) -> bool {
