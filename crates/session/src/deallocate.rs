@@ -107,7 +107,7 @@ impl Session {
             server.owe(Owed::Execute);
             return Ok(self.pass(message, ctx));
         };
-        if !server.ledger.is_empty() {
+        if !server.ledger.is_empty() && !server.copying_in {
             ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
             return Ok(Step::Blocked(Want::Server));
         }

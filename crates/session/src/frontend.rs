@@ -414,7 +414,8 @@ impl Session {
                     return Ok(Step::Blocked(Want::More));
                 }
                 self.hold = forgets(message.body()) || (!self.names.is_empty() && mentions_forgetting(message.body()));
-                let deallocated = self.deallocated(&message);
+                // A COPY does not wait for what has no place in it.
+                let deallocated = if server.copying_in { None } else { self.deallocated(&message) };
                 if let Some((name, statement)) = &deallocated
                     && !server.prepared.touch(statement.id())
                     && let Some(step) = self.deallocate_alone(name, server, ctx)
