@@ -98,6 +98,15 @@ impl Link {
         }
     }
 
+    /// Is there something to be received already?
+    pub fn has_more(&mut self) -> bool {
+        let Some(raw) = &mut self.0 else { return false };
+        raw.stream().set_nonblocking(true).expect("a socket can be asked without waiting");
+        let more = !raw.silent_for(Duration::from_secs(1));
+        raw.stream().set_nonblocking(false).expect("a socket can be waited for");
+        more
+    }
+
     fn pid(&self) -> Option<i32> {
         self.0.as_ref().map(|raw| raw.pid)
     }
@@ -162,6 +171,11 @@ impl Lane {
             link.0.get_or_insert_with(|| self.pooler.connect(APP, &self.database));
         }
         &mut self.pooled
+    }
+
+    /// The direct client that is told more, although all should have been said.
+    pub fn talks_on(&mut self) -> Option<usize> {
+        self.direct.iter_mut().position(Link::has_more)
     }
 
     /// The pooled clients are in the middle of something: new ones take their places.

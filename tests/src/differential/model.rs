@@ -71,7 +71,7 @@ impl Model {
         }
         match self.queue.len() {
             0 => false,
-            n if self.copying => n > 1,
+            _ if self.copying => self.queue.iter().skip(1).any(|sent| !matches!(sent.0, b'H' | b'S')),
             _ => self.queue.iter().any(|sent| sent.answers_at_once() || sent.0 == b'H'),
         }
     }
@@ -144,19 +144,16 @@ impl Model {
         }
     }
 
-    /// Behind the front is what the COPY reads.
+    /// Behind the front is what the COPY reads. A Sync behind the last data stays: that data may have made it fail.
     fn settle_copy(&mut self) {
-        while let Some(&next) = self.queue.get(1) {
-            match next.0 {
-                b'd' | b'H' | b'S' => {}
-                b'c' | b'f' => self.copying = false,
-                _ => return,
-            }
-            self.queue.remove(1);
-            if !self.copying {
-                // A failure is told at once, and only what Flush or Sync follow is told of success.
-                return;
-            }
+        let is_idle = |sent: &Sent| matches!(sent.0, b'H' | b'S');
+        while self.copying
+            && let Some(at) = self.queue.iter().skip(1).position(|sent| !is_idle(sent)).map(|n| n + 1)
+            && self.queue[at].is_copy()
+        {
+            // A failure is told at once, and only what Flush or Sync follow is told of success.
+            self.copying = self.queue[at].0 == b'd';
+            self.queue.drain(1..=at);
         }
     }
 }
