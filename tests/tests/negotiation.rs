@@ -119,6 +119,17 @@ fn any_parameter_that_postgresql_takes_takes_effect_and_others_are_refused_alike
 }
 
 #[test]
+fn nobody_delays_the_logins_of_others() {
+    let postgres = Postgres::shared();
+    let pooler = Pooler::url(postgres, APP, "postgres", &[]);
+    for (name, value) in [("post_auth_delay", "1000"), ("Post_Auth_Delay", "0x9"), ("options", "-W 2000")] {
+        let parameters = [("user", APP.user), ("database", "postgres"), (name, value)];
+        let refused = Raw::connect_with(pooler.addr(), APP.password, &parameters).err().map(|error| error.sqlstate());
+        assert_eq!(refused.as_deref(), Some("0A000"), "{name}={value}");
+    }
+}
+
+#[test]
 fn a_parameter_of_its_own_name_wins_over_options() {
     both_versions(|postgres, pooler| {
         let parameters =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgsluice_console::Access;
-use pgsluice_session::{AuthMethod, ClientLogin, Identity, LoginWant, Refusal, Replication};
+use pgsluice_session::{AuthMethod, ClientLogin, Identity, LoginWant, Refusal, Replication, Settings};
 use pgsluice_wire::{PROTOCOL_3_2, Severity};
 use tokio::task::spawn_local;
 use tracing::{debug, info, warn};
@@ -181,6 +181,7 @@ impl Front {
         self.check_room(database)?;
         match refusal {
             Some(refusal) => Err(refusal.clone()),
+            None if is_delay(at_start) => Err(Refusal::Unsupported("a post_auth_delay other than 0".into())),
             None => self.pool(database, user, at_start),
         }
     }
@@ -212,4 +213,10 @@ impl Front {
             debug!(%error, "the refusal was not delivered");
         }
     }
+}
+
+/// Would a server's start be delayed? Everybody could hold up the few logins that are under way at once with that, and leave
+/// processes asleep that PostgreSQL shows to nobody. What is no number is PostgreSQL's to refuse.
+fn is_delay(at_start: &Settings) -> bool {
+    at_start.get("post_auth_delay").is_some_and(|delay| delay != "0" && delay.bytes().any(|b| b.is_ascii_digit()))
 }
