@@ -130,6 +130,28 @@ fn nobody_delays_the_logins_of_others() {
 }
 
 #[test]
+fn no_minimum_is_kept_for_what_clients_asked_for() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let config = format!(
+        "listen_addr = '127.0.0.1'\nlisten_port = {{port}}\nadmin_users = ['app']\n[databases.'{database}']\n\
+         port = {}\nmin_pool_size = 3\n[users.app]\npassword = '{}'\n",
+        postgres.port(),
+        APP.password
+    );
+    let pooler = Pooler::file("pgsluice.toml", &config, APP);
+    let parameters = [("user", APP.user), ("database", &database), ("ignore_system_indexes", "on")];
+    let mut client = Raw::connect_with(pooler.addr(), APP.password, &parameters).unwrap();
+    client.run("SELECT 1");
+    drop(client);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(pooler.show("SHOW SERVERS").len(), 1, "the one that it used");
+    pooler.connect(APP, &database).run("SELECT 1");
+    let full = || pooler.show("SHOW SERVERS").len() == 4;
+    assert!(eventually(Duration::from_secs(5), full), "the pool of the configuration keeps its minimum");
+}
+
+#[test]
 fn a_parameter_of_its_own_name_wins_over_options() {
     both_versions(|postgres, pooler| {
         let parameters =

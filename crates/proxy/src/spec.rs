@@ -98,7 +98,8 @@ impl PoolSpec {
             max_prepared: s.max_prepared_statements as usize,
             limits: PoolLimits {
                 size: config.pool_size(name, &user),
-                min: config.min_pool_size(name),
+                // What a client's own parameters made is kept for nobody.
+                min: if at_start.is_empty() { config.min_pool_size(name) } else { 0 },
                 reserve: config.reserve_pool_size(name, &user),
                 reserve_timeout: s.reserve_pool_timeout,
                 retry_max: s.server_login_retry,

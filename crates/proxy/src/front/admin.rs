@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use pgsluice_config::RESERVED_DATABASES;
 use pgsluice_console::{Access, Command, Console, Failure, ShutdownMode, Want};
+use pgsluice_pool::PoolId;
 use pgsluice_wire::{BackendWriter, TxStatus};
 use tokio::sync::oneshot;
 use tracing::info;
@@ -173,16 +174,9 @@ impl Front {
         if new { Ok(()) } else { Err(Failure::AlreadyPaused) }
     }
 
-    /// What is paused keeps no minimum.
+    /// As [`super::State::set_minimum`], for all.
     pub(super) fn set_minimums(&self, state: &mut super::State) {
-        for index in 0..state.pools.len() {
-            let spec = state.pools[index].spec.clone();
-            let mut limits = spec.limits.clone();
-            if state.paused_all || state.paused.contains(&spec.database) {
-                limits.min = 0;
-            }
-            state.broker.configure_pool(spec.id, limits);
-        }
+        (0..state.pools.len()).for_each(|index| state.set_minimum(PoolId(index)));
     }
 
     fn resume(self: &Rc<Self>, database: Option<String>) -> Result<(), Failure> {

@@ -336,7 +336,7 @@ impl Front {
         state.by_name.insert(key, id);
         state.pools.push(PoolEntry { spec: spec.clone(), epoch: 0, failed: None });
         self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch: 0 });
-        self.set_minimums(&mut state);
+        state.set_minimum(id);
         if state.paused_all || state.paused.contains(database) {
             self.tell_all(|| ToWorker::Pause {
                 database: Some(database.to_owned()),
@@ -440,6 +440,16 @@ impl Front {
 }
 
 impl State {
+    /// What is paused keeps no minimum.
+    fn set_minimum(&mut self, pool: PoolId) {
+        let spec = &self.pools[pool.0].spec;
+        let mut limits = spec.limits.clone();
+        if self.paused_all || self.paused.contains(&spec.database) {
+            limits.min = 0;
+        }
+        self.broker.configure_pool(pool, limits);
+    }
+
     fn cluster_of(&mut self, pool: PoolId) -> &mut Cluster {
         let address = &self.pools[pool.0].spec.target.address;
         let found = self.clusters.iter_mut().find(|c| c.address == *address);
