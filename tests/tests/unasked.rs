@@ -92,3 +92,21 @@ fn notices_and_notifications_reach_the_client_that_has_the_server_and_nobody_els
     assert_eq!(next.value("SELECT 1"), "1");
     assert!(next.silent_for(Duration::from_millis(300)));
 }
+
+#[test]
+fn what_was_listened_to_out_of_sight_is_told_to_nobody_else() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let pooler = Pooler::url(postgres, APP, &database, &["--pool-size", "1"]);
+    let (mut one, mut other) = (pooler.connect(APP, &database), pooler.connect(APP, &database));
+    let mut direct = postgres.connect(APP, &database);
+    let listen = "DO $$ BEGIN EXECUTE 'LISTEN mine'; END $$";
+    one.run(listen);
+    let told = |replies: Vec<pgsluice_tests::wire::Reply>| replies.iter().any(|reply| reply.tag == b'A');
+    assert!(!told(other.query("NOTIFY mine, 'not yours'; SELECT 1")));
+    one.run(listen);
+    direct.run("NOTIFY mine, 'not yours'");
+    assert!(!told(other.query("SELECT 1")));
+    // What it listens to itself, in one transaction, it is told.
+    assert!(told(one.query("BEGIN; LISTEN mine; NOTIFY mine, 'yours'; COMMIT; SELECT 1")));
+}

@@ -8,7 +8,7 @@ use pgsluice_wire::{
 };
 
 use crate::error::Refusal;
-use crate::frontend::Session;
+use crate::frontend::{Pooling, Session};
 use crate::ledger::Owed;
 use crate::params::PARAMS_BYTES_MAX;
 use crate::plan::Plan;
@@ -125,7 +125,7 @@ impl Server {
             backend::ERROR_RESPONSE => Ok(self.handle_error(session, body, ctx)),
             backend::PARAMETER_STATUS => self.handle_parameter(session, ParameterStatus::read(body)?, ctx),
             backend::NOTICE_RESPONSE => Ok(linked && self.ledger.front().is_none_or(|owed| !owed.is_hidden())),
-            backend::NOTIFICATION_RESPONSE => Ok(linked),
+            backend::NOTIFICATION_RESPONSE => Ok(self.handle_notification(session.as_deref())),
             tag => {
                 match tag {
                     backend::ROW_DESCRIPTION if !body.is_empty() => self.note_shape(Some(body), ctx),
@@ -264,6 +264,16 @@ impl Server {
             self.residue.settings = true;
         }
         Ok(true)
+    }
+
+    /// A notification: is it for the client? One that comes though nobody was seen to LISTEN since the server was clean is
+    /// for whoever did so out of sight, in a function; that may have been another client.
+    fn handle_notification(&mut self, session: Option<&Session>) -> bool {
+        let expected = self.residue.channels || session.is_some_and(|s| s.pooling == Pooling::Session);
+        if !expected && !self.ledger.front().is_some_and(Owed::is_hidden) {
+            self.set_close_needed();
+        }
+        expected && session.is_some()
     }
 
     /// What a command tag says about the state of the server's session.
