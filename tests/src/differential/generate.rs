@@ -3,7 +3,7 @@
 //! What transaction pooling does not carry from transaction to transaction is left out, as it cannot be the same: settings
 //! that PostgreSQL does not report (but for `SET LOCAL`), temporary tables, advisory locks, LISTEN, cursors WITH HOLD, and
 //! SQL's PREPARE, whose statements are used in the Query that makes them only. The rest of what is avoided is in
-//! docs/protocol-differences.draft.md, and named where it is avoided.
+//! docs/protocol.md, and named where it is avoided.
 
 use super::case::{CLIENTS, Case, Split, Step};
 use super::op::{Bind, Op};
@@ -290,7 +290,7 @@ impl Script<'_> {
     }
 
     /// What may come behind data. Is it the last that does? (Whether a Sync behind data that makes the COPY fail is answered
-    /// is not for us to know when more follows: see docs/protocol-differences.draft.md.)
+    /// is not for us to know when more follows: see docs/protocol.md.)
     fn in_copy(&mut self, all_good: bool) -> bool {
         let is_last = self.random.chance(50);
         match self.random.below(60) {

@@ -270,7 +270,7 @@ fn is_stray_in_copy(reply: &Reply) -> bool {
 }
 
 /// A statement that the server lacks cannot be prepared there while its transaction has failed: error 25P02, where PostgreSQL
-/// finds another reason first, or describes a statement that returns no rows (docs/protocol-differences.draft.md). What follows
+/// finds another reason first, or describes a statement that returns no rows (docs/protocol.md). What follows
 /// is another story.
 fn is_excused(direct: &Event, pooled: &Event) -> bool {
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
