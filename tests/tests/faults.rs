@@ -118,6 +118,26 @@ fn clients_that_vanish_at_any_moment_harm_nobody() {
 }
 
 #[test]
+fn kill_ends_what_was_left_to_do_with_a_good_bye() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let pooler = Pooler::url(postgres, APP, &database, &["--pool-size", "1"]);
+    let mut client = pooler.connect(APP, &database);
+    client.send(&[m::query("SELECT pg_sleep(600)"), m::terminate()].concat()).unwrap();
+    drop(client);
+    let states = || pooler.show("SHOW SERVERS").into_iter().map(|row| row["state"].clone()).collect::<Vec<_>>();
+    assert!(eventually(SOON, || states() == ["tested"]), "{:?}", states());
+    let mut console = pooler.console();
+    console.query(&format!("KILL {database}"));
+    assert!(eventually(SOON, || states().is_empty()), "{:?}", states());
+    let sleeping = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND state = 'active'");
+    let mut witness = postgres.admin("postgres");
+    assert!(eventually(SOON, || witness.value(&sleeping) == "0"), "it is cancelled, not left alone");
+    console.query(&format!("RESUME {database}"));
+    assert_eq!(pooler.connect(APP, &database).value("SELECT 1"), "1");
+}
+
+#[test]
 fn what_was_sent_before_terminate_runs_to_its_end() {
     let (pooler, database) = pooler("1");
     let mut witness = Postgres::shared().admin(&database);

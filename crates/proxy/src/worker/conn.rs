@@ -7,7 +7,7 @@ use std::{cell::Cell, io};
 
 use pgsluice_session::{IdleServer, Plan, Server, Settings};
 use pgsluice_wire::{FrontendWriter, tag::frontend};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::buffer::Buffer;
 use crate::message::{NewServer, ServerInfo};
@@ -21,6 +21,8 @@ const IDLE_READ_MAX: usize = 8 << 10;
 pub(crate) struct Live {
     pub(crate) info: ServerInfo,
     pub(crate) prepared: Cell<usize>,
+    /// What a client that said good-bye left it to do is not to be finished.
+    pub(crate) killed: Notify,
 }
 
 /// The connection without its machine.
@@ -52,7 +54,7 @@ pub(crate) struct Linked {
 
 impl Live {
     pub(crate) fn new(info: ServerInfo, prepared: usize) -> Self {
-        Self { info, prepared: Cell::new(prepared) }
+        Self { info, prepared: Cell::new(prepared), killed: Notify::new() }
     }
 }
 

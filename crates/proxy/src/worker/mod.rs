@@ -332,6 +332,11 @@ impl Worker {
                 slot.kill(Refusal::Killed);
             }
         }
+        for (pool, live) in state.cleaning.values() {
+            if state.pools[pool.0].as_ref().is_some_and(|p| p.serves(database)) {
+                live.killed.notify_one();
+            }
+        }
     }
 
     fn kill_client(&self, id: u64, found: oneshot::Sender<bool>) {

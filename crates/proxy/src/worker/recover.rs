@@ -69,11 +69,17 @@ impl Worker {
         }
     }
 
-    /// What a client wanted done before it said good-bye is done first, for as long as a query may take.
+    /// What a client wanted done before it said good-bye is done first, for as long as a query may take, or until KILL.
     async fn clean_in_time(&self, linked: &mut Linked, spec: &PoolSpec, left: Left) -> Result<(), Lost> {
         if left.finish && linked.server.owes() {
             let query = Some(spec.timeouts.query).filter(|limit| !limit.is_zero());
-            let finishing = finish(linked);
+            let live = linked.conn.live.clone();
+            let finishing = async {
+                tokio::select! {
+                    finished = finish(linked) => finished,
+                    () = live.killed.notified() => Ok(()),
+                }
+            };
             match query {
                 Some(limit) => tokio::time::timeout(limit, finishing).await.unwrap_or(Ok(()))?,
                 None => finishing.await?,
