@@ -300,3 +300,23 @@ fn a_server_that_knows_only_protocol_3_0_is_spoken_to_in_it() {
         assert_eq!((client.value("SELECT 1").as_str(), client.secret.len()), ("1", 32));
     }
 }
+
+#[test]
+fn settings_of_a_servers_start_make_few_pools() {
+    let postgres = Postgres::shared();
+    let pooler = Pooler::url(postgres, SUPERUSER, "postgres", &["--pool-size", "1"]);
+    let with = |value: &str| {
+        let parameters = [("user", SUPERUSER.user), ("database", "postgres"), ("log_disconnections", value)];
+        Raw::connect_with(pooler.addr(), SUPERUSER.password, &parameters)
+    };
+    let on = ["on", "true", "tru", "tr", "t", "yes", "ye", "y"];
+    let off = ["off", "of", "false", "fals", "fal", "fa", "f", "no"];
+    for (values, meaning) in [(on, "on"), (off, "off")] {
+        for value in values {
+            assert_eq!(with(value).unwrap().value("SHOW log_disconnections"), meaning, "{value}");
+        }
+    }
+    assert_eq!(with("1").err().map(|error| error.sqlstate()).as_deref(), Some("0A000"));
+    assert_eq!(with("on").unwrap().value("SHOW log_disconnections"), "on", "a combination that there is");
+    assert_eq!(pooler.connect(SUPERUSER, "postgres").value("SELECT 1"), "1");
+}

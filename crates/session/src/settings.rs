@@ -79,6 +79,11 @@ impl Settings {
         self.map.is_empty()
     }
 
+    /// The names, for people to read.
+    pub fn names(&self) -> String {
+        self.iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+    }
+
     /// Names and values, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.map.iter().map(|(name, value)| (&**name, &**value))

@@ -100,10 +100,13 @@ impl Front {
         let is_old = self.cell.borrow().old_protocol.contains(&target.address);
         let version = if is_old { PROTOCOL_3_0 } else { PROTOCOL_3_2 };
         match self.log_in_as(version, target, extra).await {
-            Err((_, true)) => {
+            Err((failure, true)) => {
                 let second = self.log_in_as(PROTOCOL_3_0, target, extra).await.map_err(|(failure, _)| failure)?;
-                debug!(server = %target.address, "speaks protocol 3.0 only");
-                self.cell.borrow_mut().old_protocol.insert(target.address.clone());
+                // Who hung up may have had other reasons, and is asked for the newer one again.
+                if matches!(failure, LoginFailure::Refused(_)) {
+                    debug!(server = %target.address, "speaks protocol 3.0 only");
+                    self.cell.borrow_mut().old_protocol.insert(target.address.clone());
+                }
                 Ok(second)
             }
             outcome => outcome.map_err(|(failure, _)| failure),

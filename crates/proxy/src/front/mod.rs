@@ -39,6 +39,8 @@ use crate::worker;
 const TICK: Duration = Duration::from_millis(100);
 /// Pools at most; one more (database, user) is refused.
 const POOLS_MAX: usize = 10_000;
+/// Pools of one (database, user) that differ in settings which only a server's start can take.
+const AT_START_POOLS_MAX: usize = 16;
 /// Connections for cancel requests at once.
 const CANCELS_MAX: usize = 64;
 /// How long the start waits for PostgreSQL's limits before it goes on without.
@@ -323,6 +325,11 @@ impl Front {
         let state = self.cell.borrow_mut();
         if let Some(id) = state.by_name.get(&key) {
             return Ok(state.pools[id.0].spec.clone());
+        }
+        let alike = |(d, u, settings): &&PoolName| (d, u) == (&key.0, &key.1) && !settings.is_empty();
+        if !at_start.is_empty() && state.by_name.keys().filter(alike).count() >= AT_START_POOLS_MAX {
+            let what = format!("another combination of {} (there are {AT_START_POOLS_MAX})", at_start.names());
+            return Err(Refusal::Unsupported(what.into()));
         }
         if state.pools.len() >= POOLS_MAX {
             return Err(Refusal::Unsupported(format!("a pool beyond the first {POOLS_MAX}").into()));

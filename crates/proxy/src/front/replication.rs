@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use pgsluice_config::Config;
 use pgsluice_session::{Identity, Refusal, Replication, Settings};
 
-use super::Front;
 use super::accept::LoggedIn;
+use super::{Count, Front};
 use crate::message::{NewTunnel, ServerInfo, ToWorker};
 use crate::net::Stream;
 use crate::spec::PoolSpec;
@@ -19,11 +19,16 @@ impl Front {
             Ok(pool) => pool,
             Err(refusal) => return self.turn_away(&stream, &refusal, client.late),
         };
+        // Until it has its WAL sender it counts as logging in.
+        let _count = Count::begin(&self, |state| &mut state.logins);
         let parameters: Vec<_> = client.identity.verbatim.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let (server, machine) = match self.open(&pool.target, &parameters).await {
             Ok(opened) => opened,
             Err(failure) => return self.turn_away(&stream, &failure.refusal(), client.late),
         };
+        if let Err(refusal) = self.check_room(&pool.database) {
+            return self.turn_away(&stream, &refusal, client.late);
+        }
         let info = ServerInfo {
             id: self.next_id(),
             pid: machine.cancel_key().pid,

@@ -116,8 +116,9 @@ impl Worker {
         let old = |pool: PoolId, epoch: u64| {
             state.pools[pool.0].as_ref().is_some_and(|p| p.serves(database) && epoch < p.epoch)
         };
-        let linked =
-            state.clients.values().any(|s| s.link.borrow().as_ref().is_some_and(|l| old(s.pool, l.info.epoch)));
+        // A replication client keeps its WAL sender for as long as it likes.
+        let mut pooled = state.clients.values().filter(|s| s.doing.get() != Doing::Replicating);
+        let linked = pooled.any(|s| s.link.borrow().as_ref().is_some_and(|l| old(s.pool, l.info.epoch)));
         linked || state.cleaning.values().any(|(pool, live)| old(*pool, live.info.epoch))
     }
 }
