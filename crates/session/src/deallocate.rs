@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use pgsluice_wire::{BackendWriter, Bind, FrontendWriter, TxStatus, tag::frontend};
+use pgsluice_wire::{Bind, FrontendWriter, TxStatus, tag::frontend};
 
 use crate::Ctx;
 use crate::error::Violation;
@@ -15,8 +15,6 @@ use crate::statement::{STAND_IN, Statement};
 
 /// Portals of a transaction that are known to forget statements, see `docs/limits.md`.
 const FORGETFUL_MAX: usize = 64;
-/// A Close of the unnamed portal.
-const CLOSE_UNNAMED_PORTAL: [u8; 7] = *b"C\0\0\0\x06P\0";
 
 /// A portal of a statement that forgets statements.
 #[derive(Debug)]
@@ -37,31 +35,7 @@ impl Session {
         Some((name, statement))
     }
 
-    /// The server does not have it: once it is known in which state the transaction is, the answer is ours, unless
-    /// PostgreSQL has to refuse it. (A Parse in front of the Query would not do: if that failed, the Query would be
-    /// skipped.)
-    pub(crate) fn deallocate_alone(&mut self, name: &[u8], server: &mut Server, ctx: &mut Ctx<'_>) -> Option<Step> {
-        if !server.ledger.is_empty() {
-            ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
-            return Some(Step::Blocked(Want::Server));
-        }
-        if server.tx == TxStatus::Failed {
-            return None;
-        }
-        self.forget_name(name);
-        self.unnamed.forget();
-        BackendWriter(&mut ctx.plan.reply).command_complete("DEALLOCATE");
-        // A Query closes the unnamed portal, and ends what was begun without a Sync; ReadyForQuery is the server's to give.
-        ctx.plan.insert(|out| {
-            out.extend(CLOSE_UNNAMED_PORTAL);
-            FrontendWriter(out).bare(frontend::SYNC);
-        });
-        server.owe(Owed::HiddenClose(None));
-        server.owe(Owed::Sync);
-        Some(Step::Taken)
-    }
-
-    /// It is told with the server's name.
+    /// It is told with the server's name. If the server does not have it, something takes its place first.
     pub(crate) fn deallocate(
         &mut self,
         name: Vec<u8>,
@@ -70,6 +44,9 @@ impl Session {
         server: &mut Server,
         ctx: &mut Ctx<'_>,
     ) -> Step {
+        if !server.prepared.touch(statement.id()) {
+            server.stand_in(&statement, self.max_prepared, ctx);
+        }
         let text = format!("DEALLOCATE \"{}\"", statement.server_name());
         ctx.plan.insert(|out| FrontendWriter(out).query(text.as_bytes()));
         server.owe(Owed::Deallocate { name, statement, replaced });
@@ -111,11 +88,14 @@ impl Session {
             ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
             return Ok(Step::Blocked(Want::Server));
         }
-        // Where SQL has prepared statements, the name may be one of those.
-        let ours = |name: &&Vec<u8>| self.names.contains_key(name.as_slice()) && !server.residue.statements;
+        let ours = |name: &&Vec<u8>| self.names.contains_key(name.as_slice());
         match known.name.as_ref().filter(ours).filter(|_| server.tx != TxStatus::Failed) {
             Some(name) => {
-                ctx.plan.insert(|out| FrontendWriter(out).parse_content(name, STAND_IN));
+                ctx.plan.insert(|out| {
+                    FrontendWriter(out).close_statement(name);
+                    FrontendWriter(out).parse_content(name, STAND_IN);
+                });
+                server.owe(Owed::HiddenClose(None));
                 server.owe(Owed::HiddenParse(None));
                 server.owe(Owed::ExecuteDeallocate { name: name.clone() });
             }

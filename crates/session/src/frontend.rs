@@ -400,7 +400,7 @@ impl Session {
         if self.holds(server) {
             return Ok(Step::Blocked(Want::Server));
         }
-        if server.ledger.is_full() || (concerns_statements(tag) && !server.ledger.is_settled()) {
+        if server.ledger.is_full() || (concerns_statements(tag) && !server.ledger.is_settled() && !server.copying_in) {
             // What it answered may sit in its buffer: make it say so.
             ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
             return Ok(Step::Blocked(Want::Server));
@@ -416,12 +416,6 @@ impl Session {
                 self.hold = forgets(message.body()) || (!self.names.is_empty() && mentions_forgetting(message.body()));
                 // A COPY does not wait for what has no place in it.
                 let deallocated = if server.copying_in { None } else { self.deallocated(&message) };
-                if let Some((name, statement)) = &deallocated
-                    && !server.prepared.touch(statement.id())
-                    && let Some(step) = self.deallocate_alone(name, server, ctx)
-                {
-                    return Ok(step);
-                }
                 if message.is_unterminated() {
                     // PostgreSQL refuses it before it forgets the unnamed statement.
                     server.owe(Owed::Query(None));

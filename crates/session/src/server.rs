@@ -367,6 +367,11 @@ impl Server {
         if self.tx != TxStatus::Failed || self.prepared.touch(statement.id()) {
             return self.ensure_prepared(statement, max, ctx);
         }
+        self.stand_in(statement, max, ctx);
+    }
+
+    /// Gives the name of a statement to another, which is there for its name only.
+    pub(crate) fn stand_in(&mut self, statement: &Arc<Statement>, max: usize, ctx: &mut Ctx<'_>) {
         self.make_room(statement, max, ctx.plan);
         ctx.plan.insert(|out| FrontendWriter(out).parse_content(statement.server_name().as_bytes(), STAND_IN));
         self.owe(Owed::HiddenParse(Some(statement.clone())));

@@ -34,7 +34,8 @@ const EVERY_BYTE_MAX: usize = 600;
 pub(super) fn scripts(random: &mut Random) -> Case {
     let mut steps = Vec::new();
     for client in 0..CLIENTS {
-        let mut script = Script { client, random, ops: Vec::new(), parameters: Vec::new(), serial: 0, bound: false };
+        let mut script =
+            Script { client, random, ops: Vec::new(), parameters: Vec::new(), serial: 0, bound: false, in_copy: false };
         script.write(&mut steps);
     }
     Case { steps }
@@ -50,6 +51,8 @@ struct Script<'r> {
     serial: usize,
     /// The unnamed portal was bound since the last message that may destroy it.
     bound: bool,
+    /// What was written last may leave a COPY open.
+    in_copy: bool,
 }
 
 impl Script<'_> {
@@ -69,6 +72,7 @@ impl Script<'_> {
             }
             let mut ops = std::mem::take(&mut self.ops);
             self.spare_postgres(&mut ops);
+            self.in_copy = kind == 2;
             self.cut(ops, at + 1 == count, steps);
         }
         if self.random.chance(5) {
@@ -103,7 +107,7 @@ impl Script<'_> {
                 0..3 => Split::At(self.offsets(bytes)),
                 _ => Split::Whole,
             };
-            step.later = !(last && rest.is_empty()) && self.random.chance(10);
+            step.later = !(self.in_copy || last && rest.is_empty()) && self.random.chance(10);
             steps.push(step);
             ops = rest;
         }
@@ -254,6 +258,7 @@ impl Script<'_> {
     /// COPY FROM STDIN with data, good and bad, in one or several pieces, and what comes between.
     fn copy(&mut self) {
         let copy = sql::copy_in(self.random, self.client);
+        let is_plain = copy.starts_with("COPY t") && copy.ends_with("FROM STDIN") && !copy.contains('(');
         let extended = self.random.chance(40);
         if extended {
             self.ops.push(Op::Parse(String::new(), copy, Vec::new()));
@@ -271,7 +276,7 @@ impl Script<'_> {
         for piece in 0..pieces {
             let data = *self.random.pick(&COPY_DATA);
             self.ops.push(Op::CopyData(data.to_vec()));
-            if self.in_copy(piece == 0 && data == COPY_DATA[0]) {
+            if self.disturb_copy(is_plain && piece == 0 && data == COPY_DATA[0]) {
                 return;
             }
         }
@@ -291,7 +296,7 @@ impl Script<'_> {
 
     /// What may come behind data. Is it the last that does? (Whether a Sync behind data that makes the COPY fail is answered
     /// is not for us to know when more follows: see docs/protocol.md.)
-    fn in_copy(&mut self, all_good: bool) -> bool {
+    fn disturb_copy(&mut self, all_good: bool) -> bool {
         let is_last = self.random.chance(50);
         match self.random.below(60) {
             0..3 => self.ops.push(Op::Flush),
@@ -358,6 +363,16 @@ impl Script<'_> {
             }
         }
         self.ops.push(Op::Sync);
+        // An unnamed statement that is replaced is kept for so long only: docs/protocol.md.
+        for op in &mut self.ops {
+            match op {
+                Op::Parse(name, ..) | Op::Describe('S', name) | Op::Close('S', name) if name.is_empty() => {
+                    *name = "c".into()
+                }
+                Op::Bind(bind) if bind.statement.is_empty() => bind.statement = "c".into(),
+                _ => {}
+            }
+        }
     }
 
     /// Messages that break their format. PostgreSQL answers most of them and goes on.

@@ -276,8 +276,9 @@ fn is_excused(direct: &Event, pooled: &Event) -> bool {
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
     let described = direct.tag == b't';
     let counted = direct.sqlstate() == "08P01" && direct.field(b'M').starts_with("bind message ");
-    // PostgreSQL looks at the type before the length, when it copies.
-    let broken_in_copy = is_stray_in_copy(direct) && pooled.sqlstate() == "08P01";
+    // PostgreSQL looks at the type before the length, when it copies; and what it says before it closes can be lost when
+    // more is being written to it.
+    let broken_in_copy = is_stray_in_copy(direct) && ["08P01", "08006"].contains(&pooled.sqlstate().as_str());
     broken_in_copy || (pooled.tag == b'E' && pooled.sqlstate() == "25P02" && (described || counted))
 }
 
