@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use pgsluice_wire::{Bind, FrontendWriter, TxStatus, tag::frontend};
+use pgsluice_wire::{Bind, FrontendWriter, tag::frontend};
 
 use crate::Ctx;
 use crate::error::Violation;
@@ -89,7 +89,7 @@ impl Session {
             return Ok(Step::Blocked(Want::Server));
         }
         let ours = |name: &&Vec<u8>| self.names.contains_key(name.as_slice());
-        match known.name.as_ref().filter(ours).filter(|_| server.tx != TxStatus::Failed) {
+        match known.name.as_ref().filter(ours) {
             Some(name) => {
                 ctx.plan.insert(|out| {
                     FrontendWriter(out).close_statement(name);

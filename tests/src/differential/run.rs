@@ -276,9 +276,12 @@ fn is_excused(direct: &Event, pooled: &Event) -> bool {
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
     let described = direct.tag == b't';
     let counted = direct.sqlstate() == "08P01" && direct.field(b'M').starts_with("bind message ");
-    // PostgreSQL looks at the type before the length, when it copies; and what it says before it closes can be lost when
-    // more is being written to it.
-    let broken_in_copy = is_stray_in_copy(direct) && ["08P01", "08006"].contains(&pooled.sqlstate().as_str());
+    // When it copies, PostgreSQL looks at the type before the length, and has other words for that; and what it says before
+    // it closes can be lost when more is being written to it.
+    let broken_length = pooled.sqlstate() == "08P01" && pooled.field(b'M').starts_with("invalid message length");
+    let eof_in_copy = direct.sqlstate() == "08006" && direct.field(b'W').starts_with("COPY ");
+    let broken_in_copy = (broken_length && (eof_in_copy || is_stray_in_copy(direct)))
+        || (is_stray_in_copy(direct) && pooled.sqlstate() == "08006");
     broken_in_copy || (pooled.tag == b'E' && pooled.sqlstate() == "25P02" && (described || counted))
 }
 
