@@ -34,6 +34,8 @@ pub(crate) struct Conn {
     pub(crate) inbox: Buffer,
     /// What the server's socket has not taken yet.
     pub(crate) outbox: Buffer,
+    /// It takes nothing any more. What it said before, PostgreSQL's reason perhaps, is still to be read, and then its end.
+    pub(crate) deaf: bool,
     /// Cancel requests under way.
     pub(crate) cancels: Vec<oneshot::Receiver<()>>,
 }
@@ -59,6 +61,26 @@ impl Live {
 }
 
 impl Conn {
+    /// Writes what waits.
+    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.outbox.poll_flush(&mut self.stream, cx), Poll::Ready(Err(_))) {
+            self.deaf = true;
+        }
+        self.forget_unheard();
+    }
+
+    /// Sends `slices` behind what waits.
+    pub(crate) fn send<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>, cx: &mut Context<'_>) {
+        self.deaf = self.deaf || self.outbox.send(slices, &mut self.stream, cx).is_err();
+        self.forget_unheard();
+    }
+
+    fn forget_unheard(&mut self) {
+        if self.deaf && !self.outbox.is_empty() {
+            self.outbox.take();
+        }
+    }
+
     /// Says good-bye; whether it is heard does not matter.
     pub(crate) fn close(self) {
         let mut bye = Vec::new();
@@ -75,6 +97,7 @@ impl Idle {
             live: Rc::new(live),
             inbox: Buffer::default(),
             outbox: Buffer::default(),
+            deaf: false,
             cancels: Vec::new(),
         };
         Ok(Self { conn: Box::new(conn), server: server.server })

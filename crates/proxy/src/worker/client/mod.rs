@@ -114,11 +114,8 @@ impl Client {
             if !held && self.outbox.poll_flush(&mut self.stream, cx).is_ready_err() {
                 return Err(End::Vanished);
             }
-            if let Some(link) = &mut self.link
-                && link.conn.outbox.poll_flush(&mut link.conn.stream, cx).is_ready_err()
-            {
-                self.lose_server(state, Refusal::ServerLost, cx)?;
-                progress = true;
+            if let Some(link) = &mut self.link {
+                link.conn.flush(cx);
             }
             if self.block == Block::Room && self.is_unclogged() {
                 self.process_inbox(state, cx)?;
@@ -265,7 +262,10 @@ impl Client {
             self.slot.statements.set(self.session.statement_count());
             let entry = state.pool(self.pool);
             entry.stats.xact_time_us += micros(now.saturating_duration_since(self.slot.linked_since.get()));
-            let Linked { conn, server } = link;
+            let Linked { conn, mut server } = link;
+            if conn.deaf {
+                server.set_close_needed();
+            }
             conn.live.prepared.set(server.prepared_count());
             match server.release() {
                 Ok(server) => self.worker.place(state, self.pool, Idle { conn, server }, true, now),
@@ -303,7 +303,7 @@ impl Client {
                 let ctx = &mut Ctx { registry, counters, plan: &mut plan };
                 self.session.handle_client(self.link.as_mut().map(|l| &mut *l.server), &input[at..], ctx)
             };
-            let sent = self.send_plan(&plan, &input[at..], cx);
+            self.send_plan(&plan, &input[at..], cx);
             state.plan = plan;
             if was_ready && self.link.as_ref().is_some_and(|l| !l.server.is_ready()) {
                 self.slot.set_doing(Doing::Active, state.now);
@@ -313,10 +313,6 @@ impl Client {
             }
             let progress = progress.map_err(|v| End::Refused(v.into()))?;
             at += progress.consumed;
-            if !sent? {
-                self.lose_server(state, Refusal::ServerLost, cx)?;
-                continue;
-            }
             match progress.want {
                 Want::More => break,
                 Want::Close => return Err(End::Terminated),
@@ -336,8 +332,8 @@ impl Client {
         Ok(at)
     }
 
-    /// Sends what the session decided on the client's bytes. `false`: the server is gone.
-    fn send_plan(&mut self, plan: &pgsluice_session::Plan, input: &[u8], cx: &mut Context<'_>) -> Result<bool, End> {
+    /// Sends what the session decided on the client's bytes.
+    fn send_plan(&mut self, plan: &pgsluice_session::Plan, input: &[u8], cx: &mut Context<'_>) {
         if !plan.reply.is_empty() {
             // An answer of ours need not go out alone where the server's follows; but one that was to go out already is not
             // kept for it.
@@ -348,11 +344,11 @@ impl Client {
         if plan.flush_due {
             self.hold = false;
         }
-        if plan.is_empty() {
-            return Ok(true);
+        if let Some(Linked { conn, .. }) = &mut self.link
+            && !plan.is_empty()
+        {
+            conn.send(plan.slices(input), cx);
         }
-        let Some(Linked { conn, .. }) = &mut self.link else { return Ok(true) };
-        Ok(conn.outbox.send(plan.slices(input), &mut conn.stream, cx).is_ok())
     }
 
     /// Has its server, if it has one, taken all it was sent?
