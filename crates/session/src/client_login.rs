@@ -8,7 +8,7 @@ use pgsluice_wire::{
     BackendWriter, HEAD_LEN, Head, Malformed, PROTOCOL_3_2, SaslInitial, Startup, StartupParams, tag::frontend,
 };
 
-use crate::error::{Refusal, Violation};
+use crate::error::{Refusal, StartupFault, Violation};
 use crate::identity::Identity;
 
 /// Longest password message that is read, in bytes; PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`.
@@ -87,7 +87,7 @@ impl ClientLogin {
         loop {
             let rest = &input[at..];
             let want = match self.state {
-                State::Startup => match Startup::read(rest).map_err(Refusal::Startup)? {
+                State::Startup => match Startup::read(rest).map_err(StartupFault::Message)? {
                     None => LoginWant::More,
                     Some((message, len)) => {
                         at += len;

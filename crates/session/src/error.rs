@@ -97,6 +97,49 @@ fn relayed(bytes: &[u8]) -> String {
     }
 }
 
+/// What is wrong with a client's first message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartupFault {
+    /// It cannot be read.
+    Message(BadStartup),
+    /// A parameter that cannot be read.
+    Parameter(Box<str>),
+    /// A word in the parameter `options` that PostgreSQL does not take.
+    Option(Box<str>),
+    /// An assignment in the parameter `options` without a value.
+    OptionWithoutValue(Box<str>),
+    /// A value of the parameter `replication` that is none.
+    Replication(Box<str>),
+}
+
+impl StartupFault {
+    /// As [`Refusal::text`]; PostgreSQL's own words.
+    fn text(&self) -> (&str, String, &str) {
+        match self {
+            Self::Message(bad @ BadStartup::Version(_)) => (sqlstate::FEATURE_NOT_SUPPORTED, bad.to_string(), ""),
+            Self::Message(bad) => (sqlstate::PROTOCOL_VIOLATION, bad.to_string(), ""),
+            Self::Parameter(why) => (sqlstate::INVALID_PARAMETER_VALUE, why.to_string(), ""),
+            Self::Option(word) => (
+                sqlstate::SYNTAX_ERROR,
+                format!("invalid command-line argument for server process: {word}"),
+                "Try \"postgres --help\" for more information.",
+            ),
+            Self::OptionWithoutValue(word) => (sqlstate::SYNTAX_ERROR, format!("{word} requires a value"), ""),
+            Self::Replication(value) => (
+                sqlstate::INVALID_PARAMETER_VALUE,
+                format!("invalid value for parameter \"replication\": \"{value}\""),
+                "Valid values are: \"false\", 0, \"true\", 1, \"database\".",
+            ),
+        }
+    }
+}
+
+impl From<StartupFault> for Refusal {
+    fn from(fault: StartupFault) -> Self {
+        Self::Startup(fault)
+    }
+}
+
 /// We said no. Severity is the caller's choice: a session that can go on gets an ERROR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -153,18 +196,10 @@ pub enum Refusal {
     Unsupported(Box<str>),
     /// Bytes came in the clear behind a request for encryption.
     Unencrypted,
-    /// A startup parameter that cannot be read.
-    BadStartupParameter(Box<str>),
-    /// A word in the startup parameter `options` that PostgreSQL does not take.
-    BadOption(Box<str>),
-    /// An assignment in the startup parameter `options` without a value.
-    OptionWithoutValue(Box<str>),
-    /// A value of the startup parameter `replication` that is none.
-    BadReplication(Box<str>),
     /// A role that is not in the configuration, where nobody is asked for a password.
     UnknownRole(Box<str>),
-    /// A first message that cannot be read.
-    Startup(BadStartup),
+    /// A first message that cannot be read, or asks for what cannot be.
+    Startup(StartupFault),
     /// The peer broke the protocol.
     Violation(Violation),
 }
@@ -239,21 +274,8 @@ impl Refusal {
             Unencrypted => {
                 (sqlstate::PROTOCOL_VIOLATION, "received unencrypted data after SSL or GSSAPI request".into(), "")
             }
-            BadStartupParameter(why) => (sqlstate::INVALID_PARAMETER_VALUE, why.to_string(), ""),
-            BadOption(word) => (
-                sqlstate::SYNTAX_ERROR,
-                format!("invalid command-line argument for server process: {word}"),
-                "Try \"postgres --help\" for more information.",
-            ),
-            OptionWithoutValue(word) => (sqlstate::SYNTAX_ERROR, format!("{word} requires a value"), ""),
-            BadReplication(value) => (
-                sqlstate::INVALID_PARAMETER_VALUE,
-                format!("invalid value for parameter \"replication\": \"{value}\""),
-                "Valid values are: \"false\", 0, \"true\", 1, \"database\".",
-            ),
             UnknownRole(role) => (sqlstate::INVALID_AUTHORIZATION, format!("role \"{role}\" does not exist"), ""),
-            Startup(bad @ BadStartup::Version(_)) => (sqlstate::FEATURE_NOT_SUPPORTED, bad.to_string(), ""),
-            Startup(bad) => (sqlstate::PROTOCOL_VIOLATION, bad.to_string(), ""),
+            Startup(fault) => fault.text(),
             Violation(v) => (sqlstate::PROTOCOL_VIOLATION, v.to_string(), ""),
         }
     }

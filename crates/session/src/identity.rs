@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pgsluice_wire::{PROTOCOL_3_0, PROTOCOL_3_2, StartupParams};
 
-use crate::error::Refusal;
+use crate::error::{Refusal, StartupFault};
 use crate::settings::Settings;
 use crate::startup_options;
 
@@ -58,7 +58,7 @@ pub struct Identity {
     /// For a replication connection: all parameters besides user and database, as they came.
     pub verbatim: Vec<(String, String)>,
     /// What PostgreSQL would hold against the parameters once the client has proven who it is.
-    pub refusal: Option<Refusal>,
+    pub fault: Option<StartupFault>,
 }
 
 impl Identity {
@@ -114,8 +114,8 @@ impl Identity {
     /// Parameters of their own name come after those in `options`, and win (`process_startup_options` in
     /// `src/backend/utils/init/postinit.c`).
     fn set(&mut self, options: &str, named: Vec<(String, String)>) {
-        let mut pairs = startup_options::read(options).unwrap_or_else(|refusal| {
-            self.refusal = Some(refusal);
+        let mut pairs = startup_options::read(options).unwrap_or_else(|fault| {
+            self.fault = Some(fault);
             Vec::new()
         });
         pairs.extend(named);
@@ -132,10 +132,10 @@ impl Identity {
 }
 
 /// Name and value as text. PostgreSQL takes any bytes; an application_name it rids of what is not ASCII.
-fn text(name: &[u8], value: &[u8]) -> Result<(String, String), Refusal> {
+fn text(name: &[u8], value: &[u8]) -> Result<(String, String), StartupFault> {
     let bad = |what: &[u8]| {
         let what = String::from_utf8_lossy(what);
-        Refusal::BadStartupParameter(format!("startup parameter \"{what}\" is not UTF-8, as pgsluice needs it").into())
+        StartupFault::Parameter(format!("startup parameter \"{what}\" is not UTF-8, as pgsluice needs it").into())
     };
     let key = std::str::from_utf8(name).map_err(|_| bad(name))?;
     let value = match std::str::from_utf8(value) {
@@ -149,7 +149,7 @@ fn text(name: &[u8], value: &[u8]) -> Result<(String, String), Refusal> {
 }
 
 /// A boolean as PostgreSQL reads one (`parse_bool` in `src/backend/utils/adt/bool.c`), or "database".
-fn replication(value: &str) -> Result<Replication, Refusal> {
+fn replication(value: &str) -> Result<Replication, StartupFault> {
     if value == "database" {
         return Ok(Replication::Logical);
     }
@@ -160,7 +160,7 @@ fn replication(value: &str) -> Result<Replication, Refusal> {
     } else if begins("false", 1) || begins("no", 1) || begins("off", 2) || value == "0" {
         Ok(Replication::No)
     } else {
-        Err(Refusal::BadReplication(value.into()))
+        Err(StartupFault::Replication(value.into()))
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_bad_option_is_held_against_it_only_after_the_password() {
         let identity = read(&[("user", "bob"), ("options", "-Z")]).unwrap();
-        assert_eq!(identity.refusal, Some(Refusal::BadOption("-Z".into())));
+        assert_eq!(identity.fault, Some(StartupFault::Option("-Z".into())));
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(of("database"), Ok(Replication::Logical));
         for value in ["", "o", "maybe", "Database", "truely"] {
             let refused = of(value);
-            assert_eq!(refused, Err(Refusal::BadReplication(value.into())), "{value}");
+            assert_eq!(refused, Err(StartupFault::Replication(value.into()).into()), "{value}");
         }
         let identity = read(&[("user", "bob"), ("replication", "on"), ("options", "-Z"), ("app.x", "1")]).unwrap();
         let verbatim: Vec<_> = identity.verbatim.iter().map(|(n, v)| format!("{n}={v}")).collect();

@@ -27,7 +27,7 @@ mod statement;
 mod unnamed;
 
 pub use client_login::{AuthMethod, ClientLogin, LoginWant};
-pub use error::{Refusal, ServerError, Violation};
+pub use error::{Refusal, ServerError, StartupFault, Violation};
 pub use frontend::{Pooling, Progress, Session, Want};
 pub use identity::{Identity, Replication};
 pub use loss::AfterLoss;

@@ -3,7 +3,7 @@
 //! Source: `pg_split_opts` in `src/backend/utils/init/postinit.c`; `process_postgres_switches` and the functions it calls
 //! in `src/backend/tcop/postgres.c`.
 
-use crate::error::Refusal;
+use crate::error::StartupFault;
 
 /// Switches that set one setting to their argument.
 const WITH_ARGUMENT: [(u8, &str); 7] = [
@@ -48,19 +48,19 @@ type Pair = (String, String);
 ///
 /// # Errors
 /// What PostgreSQL would say of the first argument that it does not take.
-pub(crate) fn read(options: &str) -> Result<Vec<Pair>, Refusal> {
+pub(crate) fn read(options: &str) -> Result<Vec<Pair>, StartupFault> {
     let mut settings = Vec::new();
     let mut arguments = split(options).into_iter();
     while let Some(argument) = arguments.next() {
         if argument == "--" {
             // The end of the switches; PostgreSQL knows no words behind them.
-            return arguments.next().map_or(Ok(settings), |word| Err(Refusal::BadOption(word.into())));
+            return arguments.next().map_or(Ok(settings), |word| Err(StartupFault::Option(word.into())));
         }
         let Some(cluster) = argument.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
-            return Err(Refusal::BadOption(argument.into()));
+            return Err(StartupFault::Option(argument.into()));
         };
         if let Some(long) = cluster.strip_prefix('-') {
-            settings.push(assignment(long).ok_or_else(|| Refusal::OptionWithoutValue(argument.as_str().into()))?);
+            settings.push(assignment(long).ok_or_else(|| StartupFault::OptionWithoutValue(argument.as_str().into()))?);
             continue;
         }
         read_cluster(&argument, cluster, &mut arguments, &mut settings)?;
@@ -74,8 +74,8 @@ fn read_cluster(
     cluster: &str,
     rest: &mut impl Iterator<Item = String>,
     settings: &mut Vec<Pair>,
-) -> Result<(), Refusal> {
-    let bad = || Refusal::BadOption(argument.into());
+) -> Result<(), StartupFault> {
+    let bad = || StartupFault::Option(argument.into());
     for (at, letter) in cluster.char_indices() {
         let letter = u8::try_from(letter).map_err(|_| bad())?;
         if let Some((_, name, value)) = WITHOUT_ARGUMENT.iter().find(|(l, ..)| *l == letter) {
@@ -99,9 +99,14 @@ fn takes_argument(letter: u8) -> bool {
     b"cdft".contains(&letter) || IGNORED.0.contains(&letter) || WITH_ARGUMENT.iter().any(|(l, _)| *l == letter)
 }
 
-fn read_value(letter: u8, value: String, settings: &mut Vec<Pair>, bad: impl Fn() -> Refusal) -> Result<(), Refusal> {
+fn read_value(
+    letter: u8,
+    value: String,
+    settings: &mut Vec<Pair>,
+    bad: impl Fn() -> StartupFault,
+) -> Result<(), StartupFault> {
     let pair = match letter {
-        b'c' => assignment(&value).ok_or_else(|| Refusal::OptionWithoutValue(format!("-c {value}").into()))?,
+        b'c' => assignment(&value).ok_or_else(|| StartupFault::OptionWithoutValue(format!("-c {value}").into()))?,
         b'd' => {
             settings.extend(debugging(&value));
             return Ok(());
@@ -165,7 +170,7 @@ fn split(options: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn pairs(options: &str) -> Result<String, Refusal> {
+    fn pairs(options: &str) -> Result<String, StartupFault> {
         read(options).map(|v| v.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join("|"))
     }
 
@@ -192,12 +197,12 @@ mod tests {
     #[test]
     fn what_postgresql_refuses_is_refused() {
         assert_eq!(pairs("-e --"), Ok("datestyle=euro".into()), "the end of the switches");
-        assert_eq!(pairs("-e -- word"), Err(Refusal::BadOption("word".into())));
+        assert_eq!(pairs("-e -- word"), Err(StartupFault::Option("word".into())));
         for bad in ["-Z", "-c", "word", "-", "-fz", "-tq", "-eZ", "-\u{e9}"] {
-            assert_eq!(pairs(bad), Err(Refusal::BadOption(bad.into())), "{bad}");
+            assert_eq!(pairs(bad), Err(StartupFault::Option(bad.into())), "{bad}");
         }
         for (bad, told) in [("--x", "--x"), ("-c novalue", "-c novalue"), ("-cx", "-c x")] {
-            assert_eq!(pairs(bad), Err(Refusal::OptionWithoutValue(told.into())), "{bad}");
+            assert_eq!(pairs(bad), Err(StartupFault::OptionWithoutValue(told.into())), "{bad}");
         }
     }
 }

@@ -177,10 +177,10 @@ impl Front {
 
     /// May this client have a session now, and in which pool?
     fn admission(self: &Rc<Self>, identity: &Identity) -> Result<Arc<PoolSpec>, Refusal> {
-        let Identity { user, database, at_start, refusal, .. } = identity;
+        let Identity { user, database, at_start, fault, .. } = identity;
         self.check_room(database)?;
-        match refusal {
-            Some(refusal) => Err(refusal.clone()),
+        match fault {
+            Some(fault) => Err(fault.clone().into()),
             None if is_delay(at_start) => Err(Refusal::Unsupported("a post_auth_delay other than 0".into())),
             None => self.pool(database, user, at_start),
         }
