@@ -42,7 +42,7 @@ pub enum Verdict {
     Same,
     /// They were not.
     Different(Difference),
-    /// They were not, for a reason that is known and cannot be helped; see [`is_excused`].
+    /// They were not, for a reason that is known and cannot be helped; see `is_excused`.
     Excused,
     /// Two servers are not enough for it in this order.
     Infeasible,
