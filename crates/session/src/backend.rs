@@ -155,7 +155,7 @@ impl Server {
             }
             backend::BIND_COMPLETE => (matches!(front, Owed::Bind(_) | Owed::HiddenBind), true),
             backend::CLOSE_COMPLETE => {
-                (matches!(front, Owed::Close | Owed::CloseUnnamed(_) | Owed::HiddenClose(_)), true)
+                (matches!(front, Owed::Close(_) | Owed::CloseUnnamed(_) | Owed::HiddenClose(_)), true)
             }
             backend::PARAMETER_DESCRIPTION => {
                 (matches!(front, Owed::DescribeStatement(_) | Owed::HiddenDescribe(_)), false)

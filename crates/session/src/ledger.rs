@@ -52,8 +52,8 @@ pub(crate) enum Owed {
     Execute,
     /// An Execute that deallocates one of the client's names: the server has a statement of that name, made for this.
     ExecuteDeallocate { name: Vec<u8> },
-    /// A Close that the server sees.
-    Close,
+    /// A Close that the server sees, and what the client's name meant, if anything.
+    Close(Option<Named>),
     /// A message that PostgreSQL cannot read: an error.
     Malformed,
     /// The client begins to send CopyData, nothing is owed.
@@ -116,6 +116,7 @@ impl Owed {
                 | ParseTaken { .. }
                 | OwnParseComplete { .. }
                 | OwnCloseComplete { .. }
+                | Close(Some(_))
                 | HiddenParse(_)
                 | HiddenClose(_)
                 | ParseUnnamed(Some(_))

@@ -4,7 +4,7 @@ use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus, sqlstate};
 
 use crate::error::Refusal;
 use crate::frontend::{Fate, Flow, Pooling, Session};
-use crate::ledger::Owed;
+use crate::ledger::{Named, Owed};
 use crate::server::Server;
 
 /// What is left to do for a client whose server is gone.
@@ -79,7 +79,7 @@ impl Session {
             Owed::Parse { name, .. } | Owed::OwnParseComplete { name } => {
                 self.names.remove(&name);
             }
-            Owed::OwnCloseComplete { name, statement } => {
+            Owed::OwnCloseComplete { name, statement } | Owed::Close(Some(Named { name, statement })) => {
                 self.names.insert(name, statement);
             }
             Owed::ParseUnnamed(replaced)

@@ -178,7 +178,7 @@ impl Session {
             Target::Portal(_) => None,
         };
         let Some((name, statement)) = known else {
-            server.owe(Owed::Close);
+            server.owe(Owed::Close(None));
             return Ok(match target {
                 Target::Statement(name) if self.is_reserved(name) => {
                     ctx.plan.insert(|out| FrontendWriter(out).close_statement(&guard(name)));
@@ -187,8 +187,14 @@ impl Session {
                 _ => self.pass(message, ctx),
             });
         };
-        server.owe(Owed::OwnCloseComplete { name, statement });
-        server.settle_reply(ctx.plan);
+        if server.ledger.is_empty() {
+            server.owe(Owed::OwnCloseComplete { name, statement });
+            server.settle_reply(ctx.plan);
+        } else {
+            // What is owed may turn out to be a COPY, where a Close is an error of PostgreSQL's.
+            ctx.plan.insert(|out| FrontendWriter(out).close_statement(&guard(RESERVED_PREFIX.as_bytes())));
+            server.owe(Owed::Close(Some(Named { name, statement })));
+        }
         Ok(Step::Taken)
     }
 }

@@ -10,8 +10,9 @@ use crate::server::Server;
 
 /// Longest unnamed statement that is kept for another server, in bytes.
 const UNNAMED_MAX: usize = 64 << 10;
-/// Responses owed before unnamed statements that were replaced are not kept any more for the case of an error.
-const REPLACED_KEPT_MAX: usize = 64;
+/// Bytes of an unnamed statement that is replaced, times the responses owed: beyond that it is not kept for the case that
+/// the replacement is skipped after an error.
+const REPLACED_KEPT_MAX: usize = 1 << 20;
 
 /// The client's unnamed statement.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ impl Unnamed {
         self.generation += 1;
         let kept = server.ledger.is_open().then(|| std::mem::take(&mut self.content));
         self.content.clear();
-        kept.map(|content| if server.ledger.len() < REPLACED_KEPT_MAX { content } else { Vec::new() })
+        kept.map(|content| if content.len() * server.ledger.len() <= REPLACED_KEPT_MAX { content } else { Vec::new() })
     }
 }
 
