@@ -148,15 +148,17 @@ impl Server {
                     Owed::Parse { .. }
                         | Owed::ParseUnnamed(_)
                         | Owed::ParsePassed
+                        | Owed::ParseAgain { .. }
                         | Owed::ParseTaken { .. }
                         | Owed::HiddenParse(_)
                 );
                 (fits, true)
             }
             backend::BIND_COMPLETE => (matches!(front, Owed::Bind(_) | Owed::HiddenBind), true),
-            backend::CLOSE_COMPLETE => {
-                (matches!(front, Owed::Close(_) | Owed::CloseUnnamed(_) | Owed::HiddenClose(_)), true)
-            }
+            backend::CLOSE_COMPLETE => (
+                matches!(front, Owed::Close(_) | Owed::CloseUnnamed(_) | Owed::HiddenClose(_) | Owed::HiddenCloseAgain),
+                true,
+            ),
             backend::PARAMETER_DESCRIPTION => {
                 (matches!(front, Owed::DescribeStatement(_) | Owed::HiddenDescribe(_)), false)
             }

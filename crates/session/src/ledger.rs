@@ -60,6 +60,10 @@ pub(crate) enum Owed {
     CopyData,
     /// The client ended its CopyData, nothing is owed.
     CopyEnd,
+    /// A Parse of what the server has already, under a name that is closed at once: for what else a Parse does.
+    ParseAgain { name: Arc<[u8]> },
+    /// Ours: the Close behind [`Owed::ParseAgain`].
+    HiddenCloseAgain,
     /// ParseComplete, from us: the server has the statement already.
     OwnParseComplete { name: Arc<[u8]> },
     /// CloseComplete, from us; with what the client's name meant.
@@ -88,7 +92,14 @@ impl Owed {
         use Owed::*;
         matches!(
             self,
-            HiddenDescribe(_) | HiddenParse(_) | HiddenBind | HiddenExecute | HiddenClose(_) | HiddenSync | HiddenQuery
+            HiddenCloseAgain
+                | HiddenDescribe(_)
+                | HiddenParse(_)
+                | HiddenBind
+                | HiddenExecute
+                | HiddenClose(_)
+                | HiddenSync
+                | HiddenQuery
         )
     }
 
@@ -115,6 +126,7 @@ impl Owed {
             Parse { .. }
                 | ParseTaken { .. }
                 | OwnParseComplete { .. }
+                | ParseAgain { .. }
                 | OwnCloseComplete { .. }
                 | Close(Some(_))
                 | HiddenParse(_)
@@ -124,6 +136,11 @@ impl Owed {
                 | Query(Some(_))
                 | CopyEnd
         )
+    }
+
+    /// Is it answered by us, and so can it not fail?
+    fn is_own(&self) -> bool {
+        matches!(self, Self::OwnParseComplete { .. } | Self::OwnCloseComplete { .. })
     }
 
     fn owes_nothing(&self) -> bool {
@@ -201,6 +218,11 @@ impl Ledger {
         self.open && !self.owed.is_empty()
     }
 
+    /// Has the server been sent anything since the last Sync that belongs to one transaction with what follows?
+    pub(crate) fn is_in_batch(&self) -> bool {
+        self.open
+    }
+
     pub(crate) fn has_ready_ahead(&self) -> bool {
         self.owed.iter().any(Owed::ends_with_ready)
     }
@@ -212,7 +234,7 @@ impl Ledger {
         if owed.is_sync() || matches!(owed, Owed::CopyEnd) {
             self.provisional = (0, self.provisional.0 + self.provisional.1);
         }
-        self.open = !owed.is_sync() && (self.open || !(owed.is_whole_cycle() || owed.owes_nothing()));
+        self.open = !owed.is_sync() && (self.open || !(owed.is_whole_cycle() || owed.owes_nothing() || owed.is_own()));
         let marker = owed.owes_nothing();
         let same = matches!((self.owed.back(), &owed), (Some(Owed::CopyData), Owed::CopyData));
         if marker && (self.owed.is_empty() || same) {

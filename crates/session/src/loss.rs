@@ -76,7 +76,7 @@ impl Session {
 
     pub(crate) fn undo(&mut self, owed: Owed) {
         match owed {
-            Owed::Parse { name, .. } | Owed::OwnParseComplete { name } => {
+            Owed::Parse { name, .. } | Owed::ParseAgain { name } | Owed::OwnParseComplete { name } => {
                 self.names.remove(&name);
             }
             Owed::OwnCloseComplete { name, statement } | Owed::Close(Some(Named { name, statement })) => {

@@ -45,6 +45,16 @@ impl Session {
             // It is PostgreSQL's to say that it takes none now, so it has to be asked.
             server.prepared.spoil(statement.id());
         }
+        if server.prepared.touch(statement.id()) && server.ledger.is_in_batch() {
+            // A Parse does more than prepare: it makes visible what ran before it (`CommandCounterIncrement` in
+            // `exec_parse_message`), begins a transaction, and has no place in a COPY.
+            let again = guard(RESERVED_PREFIX.as_bytes());
+            write_parse_as(&again, &message, parse.content.len(), ctx);
+            server.owe(Owed::ParseAgain { name });
+            ctx.plan.insert(|out| FrontendWriter(out).close_statement(&again));
+            server.owe(Owed::HiddenCloseAgain);
+            return Ok(Step::Taken);
+        }
         if server.prepared.touch(statement.id()) {
             server.owe(Owed::OwnParseComplete { name });
             server.settle_reply(ctx.plan);
@@ -206,7 +216,10 @@ fn guard(name: &[u8]) -> Vec<u8> {
 
 /// A Parse under the server's name for `named`, with the content as it came.
 fn write_parse(named: &Statement, message: &Message<'_>, content_len: usize, ctx: &mut Ctx<'_>) {
-    let name = named.server_name().as_bytes();
+    write_parse_as(named.server_name().as_bytes(), message, content_len, ctx);
+}
+
+fn write_parse_as(name: &[u8], message: &Message<'_>, content_len: usize, ctx: &mut Ctx<'_>) {
     let len = 4 + name.len() + 1 + content_len;
     ctx.plan.insert(|out| {
         out.push(frontend::PARSE);
