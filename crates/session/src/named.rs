@@ -45,7 +45,7 @@ impl Session {
             // It is PostgreSQL's to say that it takes none now, so it has to be asked.
             server.prepared.spoil(statement.id());
         }
-        if server.prepared.touch(statement.id()) && server.ledger.is_in_batch() {
+        if server.prepared.touch(statement.id()) && (server.ledger.is_in_batch() || server.copying_in) {
             // A Parse does more than prepare: it makes visible what ran before it (`CommandCounterIncrement` in
             // `exec_parse_message`), begins a transaction, and has no place in a COPY.
             let again = guard(RESERVED_PREFIX.as_bytes());
