@@ -365,7 +365,8 @@ fn limits_that_do_not_end() {
         flood(stream, &row(&["100", "3", "0", "0"]))
     };
     for act in [limits, be_silent] {
-        let scene = Scene::new(Script { limits: act, ..Script::default() });
+        // Longer than the limits are waited for.
+        let scene = Scene::with_patience(Script { limits: act, ..Script::default() }, 30);
         scene.check_all();
         std::thread::sleep(Duration::from_millis(500));
         scene.check_all();

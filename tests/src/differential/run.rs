@@ -274,6 +274,9 @@ fn is_stray_in_copy(reply: &Reply) -> bool {
 /// is another story.
 fn is_excused(direct: &Event, pooled: &Event) -> bool {
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
+    if is_lost_transaction(direct) || is_lost_transaction(pooled) {
+        return true;
+    }
     let described = direct.tag == b't';
     let counted = direct.sqlstate() == "08P01" && direct.field(b'M').starts_with("bind message ");
     // When it copies, PostgreSQL looks at the type before the length, and has other words for that; and what it says before
@@ -283,6 +286,12 @@ fn is_excused(direct: &Event, pooled: &Event) -> bool {
     let broken_in_copy = (broken_length && (eof_in_copy || is_stray_in_copy(direct)))
         || (is_stray_in_copy(direct) && pooled.sqlstate() == "08006");
     broken_in_copy || (pooled.tag == b'E' && pooled.sqlstate() == "25P02" && (described || counted))
+}
+
+/// PostgreSQL 18 after messages without Sync, a Query and then a Sync: it says that it is ready, and fails the next command that
+/// begins a transaction, whosever that is.
+fn is_lost_transaction(reply: &Reply) -> bool {
+    reply.sqlstate() == "XX000" && reply.field(b'M').starts_with("StartTransactionCommand: unexpected state")
 }
 
 fn is_failed_block(reply: &Reply) -> bool {
