@@ -110,7 +110,7 @@ impl Server {
     ) -> Result<bool, Violation> {
         let linked = session.is_some();
         match head.tag {
-            backend::READY_FOR_QUERY => self.handle_ready(linked, body, ctx),
+            backend::READY_FOR_QUERY => self.handle_ready(session, body, ctx),
             backend::COMMAND_COMPLETE => {
                 let tag = CommandComplete::read(body)?.tag;
                 if tag.starts_with(b"ALTER ") {
@@ -204,15 +204,27 @@ impl Server {
         }
     }
 
-    fn handle_ready(&mut self, linked: bool, body: &[u8], ctx: &mut Ctx<'_>) -> Result<bool, Violation> {
+    fn handle_ready(
+        &mut self,
+        session: Option<&mut Session>,
+        body: &[u8],
+        ctx: &mut Ctx<'_>,
+    ) -> Result<bool, Violation> {
         let status = ready_status(body)?;
+        let linked = session.is_some();
         if !self.ledger.front().is_some_and(Owed::ends_with_ready) {
             return Err(self.not_owed(backend::READY_FOR_QUERY));
         }
         let hidden = self.ledger.pop().is_some_and(|owed| owed.is_hidden());
         self.hidden_cycles -= usize::from(hidden);
         self.tx = status;
-        self.discarded = false;
+        if std::mem::take(&mut self.discarded)
+            && !self.set_since_discard
+            && !hidden
+            && let Some(session) = session
+        {
+            session.tell_base(ctx)?;
+        }
         self.set_since_discard = false;
         self.copying_in = false;
         self.ready = self.ledger.is_empty();
@@ -402,6 +414,7 @@ impl Server {
                 self.prepared.insert(statement.clone());
                 self.prepared.spoil(statement.id());
             }
+            Owed::Query(None) | Owed::Deallocate { replaced: None, .. } => {}
             Owed::ParseUnnamed(replaced)
             | Owed::CloseUnnamed(replaced)
             | Owed::Query(replaced)

@@ -320,6 +320,20 @@ impl Session {
         Ok(())
     }
 
+    /// DISCARD ALL ran, and nothing was set behind it. What the startup message set is back, also where the server had
+    /// nothing to report.
+    pub(crate) fn tell_base(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Violation> {
+        let Some((welcome, _)) = &self.told else { return Ok(()) };
+        let (welcome, base) = (welcome.clone(), self.base.clone());
+        for (name, _) in base.iter() {
+            // As it is spelt when it is reported.
+            if let Some((name, value)) = welcome.iter().find(|(reported, _)| reported.eq_ignore_ascii_case(name)) {
+                self.tell_discarded(name, value, ctx)?;
+            }
+        }
+        Ok(())
+    }
+
     fn take_rest(&mut self, input: &[u8], ctx: &mut Ctx<'_>) -> usize {
         let (left, fate) = self.rest;
         let n = left.min(input.len());
@@ -421,6 +435,11 @@ impl Session {
                     server.owe(Owed::Query(None));
                     return Ok(self.pass(message, ctx));
                 }
+                if server.ledger.is_in_batch() && server.major_version() >= 18 {
+                    // It loses count of its transaction when a Query comes before the Sync of other messages: the
+                    // next command there can fail, whosever it is.
+                    server.set_close_needed();
+                }
                 let replaced = self.unnamed.replace(server);
                 // Nobody's, not none: a Query that PostgreSQL cannot read destroys nothing.
                 server.unnamed = Some(NOBODYS);
@@ -444,7 +463,8 @@ impl Session {
             frontend::CLOSE => return self.close(message, server, ctx),
             frontend::FLUSH => {
                 ctx.plan.flush_due = true;
-                if message.head.body_len > 0 {
+                // A COPY does not look into it.
+                if message.head.body_len > 0 && !server.copying_in {
                     server.owe(Owed::Malformed);
                 }
             }

@@ -82,6 +82,8 @@ impl Session {
             Owed::OwnCloseComplete { name, statement } | Owed::Close(Some(Named { name, statement })) => {
                 self.names.insert(name, statement);
             }
+            // Skipped, and it was not to replace anything.
+            Owed::Query(None) | Owed::Deallocate { replaced: None, .. } => {}
             Owed::ParseUnnamed(replaced)
             | Owed::CloseUnnamed(replaced)
             | Owed::Query(replaced)

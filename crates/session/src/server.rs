@@ -152,6 +152,12 @@ impl Server {
         &self.params
     }
 
+    /// The major version that it reported, 0 if it did not.
+    pub(crate) fn major_version(&self) -> u32 {
+        let version = self.params.get("server_version").unwrap_or_default();
+        version.split(|c: char| !c.is_ascii_digit()).next().and_then(|major| major.parse().ok()).unwrap_or(0)
+    }
+
     /// The settings its session was last brought to.
     pub fn settings(&self) -> &Arc<Settings> {
         &self.settings
