@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use pgsluice_session::{
+use pgsluice_session::{Catalog, 
     AfterLoss, CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server,
     Session, Settings, Want,
 };
@@ -199,7 +199,7 @@ impl World {
         loop {
             let mut plan = Plan::default();
             let Client { session, sent, link, .. } = &mut self.clients[i];
-            let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, plan: &mut plan };
+            let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan: &mut plan };
             let progress = session.handle_client(link.as_mut().map(|l| &mut *l.server), sent, ctx);
             assert!(link.is_some() || plan.is_empty(), "bytes for a server, and no server");
             check_own(&plan.reply, link.as_ref().map(|l| l.era));
@@ -249,7 +249,7 @@ impl World {
         let Client { session, link: Some(link), .. } = &mut self.clients[i] else { return };
         let part = link.coming.take(n);
         link.received.append(part);
-        let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, plan: &mut plan };
+        let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan: &mut plan };
         let taken = session.handle_server(&mut link.server, &link.received.bytes, ctx);
         check_shown(&plan, &link.received, link.era);
         let shown = plan.concat(&link.received.bytes);

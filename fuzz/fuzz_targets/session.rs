@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use pgsluice_session::{
+use pgsluice_session::{Catalog, 
     AfterLoss, CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server,
     Session, Settings, Want,
 };
@@ -95,7 +95,7 @@ impl World {
     fn client(&mut self, bytes: &[u8]) -> bool {
         self.sent.extend(bytes);
         self.plan.clear();
-        let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, plan: &mut self.plan };
+        let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan: &mut self.plan };
         let progress = self.session.handle_client(self.server.as_deref_mut(), &self.sent, ctx);
         let _ = self.plan.concat(&self.sent);
         assert!(self.server.is_some() || self.plan.is_empty());
@@ -109,7 +109,7 @@ impl World {
         let Some(server) = self.server.as_deref_mut() else { return true };
         self.received.extend(bytes);
         self.plan.clear();
-        let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, plan: &mut self.plan };
+        let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan: &mut self.plan };
         let taken = self.session.handle_server(server, &self.received, ctx);
         let _ = self.plan.concat(&self.received);
         let Ok(taken) = taken else { return false };

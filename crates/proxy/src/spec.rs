@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgsluice_auth::Secret;
 use pgsluice_config::{Config, Database, PoolMode};
 use pgsluice_pool::{PoolId, PoolLimits};
-use pgsluice_session::{Pooling, ServerCredential, Settings};
+use pgsluice_session::{Pooling, ServerCredential, Settings, Tracking};
 
 /// Where a PostgreSQL is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +64,7 @@ pub(crate) struct PoolSpec {
     pub(crate) at_start: Settings,
     pub(crate) pooling: Pooling,
     pub(crate) max_prepared: usize,
+    pub(crate) tracking: Tracking,
     pub(crate) limits: PoolLimits,
     pub(crate) timeouts: Timeouts,
     pub(crate) reset_query: String,
@@ -96,6 +97,7 @@ impl PoolSpec {
                 PoolMode::Statement => Pooling::Statement,
             },
             max_prepared: s.max_prepared_statements as usize,
+            tracking: Tracking::default(),
             limits: PoolLimits {
                 size: config.pool_size(name, &user),
                 // What a client's own parameters made is kept for nobody.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pgsluice_sql::Effects;
 use pgsluice_wire::{
     BackendWriter, CommandComplete, HEAD_LEN, Head, ParameterStatus, Report, Severity, TxStatus, field, ready_status,
     sqlstate, tag::backend,
@@ -9,10 +10,11 @@ use pgsluice_wire::{
 
 use crate::error::Refusal;
 use crate::frontend::{Pooling, Session};
+use crate::audit::{AUDIT_ROW_MAX, scope};
 use crate::ledger::Owed;
 use crate::params::PARAMS_BYTES_MAX;
 use crate::plan::Plan;
-use crate::server::{NOBODYS, Residue, Rest, Server};
+use crate::server::{Guard, NOBODYS, Rest, Server};
 use crate::settings::is_settable;
 use crate::{Ctx, Violation};
 
@@ -32,8 +34,12 @@ impl Server {
     ) -> Result<usize, Violation> {
         let mut at = self.take_rest(input, ctx.plan);
         self.settle(ctx.plan);
-        while let Some(head) = Head::read(&input[at..])? {
-            if !matches!(head.tag, backend::DATA_ROW | backend::COPY_DATA) {
+        while self.guard != Guard::Failed
+            && let Some(head) = Head::read(&input[at..])?
+        {
+            let asked = self.audit.is_some() || self.catalog_rows.is_some();
+            let audited = asked && self.ledger.is_front_ours();
+            if audited || !matches!(head.tag, backend::DATA_ROW | backend::COPY_DATA) {
                 let Some(body) = self.view(head, &input[at..])? else { break };
                 if self.handle_message(session.as_deref_mut(), head, body, ctx)? {
                     at = self.pass(at, head, true, input.len(), ctx.plan);
@@ -84,6 +90,7 @@ impl Server {
                 true
             }
             backend::ERROR_RESPONSE => head.total() <= REPORT_VIEW_MAX,
+            backend::DATA_ROW => head.total() <= AUDIT_ROW_MAX,
             backend::ROW_DESCRIPTION => head.total() <= VIEW_MAX && self.is_shape_wanted(),
             _ => false,
         };
@@ -124,6 +131,11 @@ impl Server {
             }
             backend::ERROR_RESPONSE => Ok(self.handle_error(session, body, ctx)),
             backend::PARAMETER_STATUS => self.handle_parameter(session, ParameterStatus::read(body)?, ctx),
+            backend::DATA_ROW => {
+                self.take_audit_row(body);
+                self.take_catalog_row(body);
+                Ok(false)
+            }
             backend::NOTICE_RESPONSE => Ok(linked && self.ledger.front().is_none_or(|owed| !owed.is_hidden())),
             backend::NOTIFICATION_RESPONSE => Ok(self.handle_notification(session.as_deref())),
             tag => {
@@ -206,7 +218,7 @@ impl Server {
 
     fn handle_ready(
         &mut self,
-        session: Option<&mut Session>,
+        mut session: Option<&mut Session>,
         body: &[u8],
         ctx: &mut Ctx<'_>,
     ) -> Result<bool, Violation> {
@@ -217,17 +229,33 @@ impl Server {
         }
         let hidden = self.ledger.pop().is_some_and(|owed| owed.is_hidden());
         self.hidden_cycles -= usize::from(hidden);
+        if self.hidden_cycles == 0 {
+            self.guard = Guard::Shut;
+        }
         self.tx = status;
         if std::mem::take(&mut self.discarded)
             && !self.set_since_discard
             && !hidden
-            && let Some(session) = session
+            && let Some(session) = session.as_deref_mut()
         {
             session.tell_base(ctx)?;
         }
         self.set_since_discard = false;
         self.copying_in = false;
         self.ready = self.ledger.is_empty();
+        if hidden
+            && self.ready
+            && self.audit.is_some()
+            && let Some(session) = session.as_deref_mut()
+        {
+            session.take_audit(self, ctx);
+        }
+        if status == TxStatus::Idle && !Arc::ptr_eq(&self.params, &self.quiet_params) {
+            if !hidden && self.params != self.quiet_params {
+                self.touched |= Effects::SETTINGS;
+            }
+            self.quiet_params = self.params.clone();
+        }
         if !hidden {
             ctx.counters.queries += 1;
             ctx.counters.xacts += u64::from(status == TxStatus::Idle);
@@ -243,13 +271,15 @@ impl Server {
         ctx: &mut Ctx<'_>,
     ) -> Result<bool, Violation> {
         let (Ok(name), Ok(value)) = (std::str::from_utf8(report.name), std::str::from_utf8(report.value)) else {
-            self.residue.settings = true;
+            self.residue |= Effects::SETTINGS;
             return Ok(session.is_some());
         };
         Arc::make_mut(&mut self.params).set(name, value)?;
         let Some(session) = session else {
             // What changed at the bidding of a client that has gone is nobody's.
-            self.residue.settings |= self.ledger.front().is_some_and(|owed| !owed.is_hidden());
+            if self.ledger.front().is_some_and(|owed| !owed.is_hidden()) {
+                self.residue |= Effects::SETTINGS;
+            }
             return Ok(false);
         };
         if self.ledger.front().is_some_and(Owed::is_hidden) {
@@ -257,13 +287,17 @@ impl Server {
         }
         if self.discarded {
             // DISCARD ALL put the server's defaults back; the client's own are replayed before its next message.
-            if self.set_since_discard && session.is_default(name) {
+            if self.set_since_discard && !session.is_followed() && session.is_default(name) {
                 Arc::make_mut(&mut session.settings).set(name, value);
             }
             session.tell_discarded(name, value, ctx)?;
             return Ok(false);
         }
-        session.note_told(self, ctx.registry);
+        session.note_told(name, value, ctx.registry)?;
+        if session.is_followed() {
+            // An audit will tell.
+            return Ok(true);
+        }
         if is_settable(name) {
             // Let go first, or the session's would be copied.
             self.settings = Arc::default();
@@ -275,7 +309,7 @@ impl Server {
             self.settings = session.settings.clone();
         } else {
             // Another role than the one that logged in, however it came to be.
-            self.residue.settings = true;
+            self.residue |= Effects::SETTINGS;
         }
         Ok(true)
     }
@@ -283,57 +317,79 @@ impl Server {
     /// A notification: is it for the client? One that comes though nobody was seen to LISTEN since the server was clean is
     /// for whoever did so out of sight, in a function; that may have been another client.
     fn handle_notification(&mut self, session: Option<&Session>) -> bool {
-        let expected = self.residue.channels || session.is_some_and(|s| s.pooling == Pooling::Session);
+        let known = self.residue | self.touched | self.pins;
+        let expected = known.intersects(Effects::LISTEN | Effects::OPAQUE | Effects::SUSPECT)
+            || session.is_some_and(|s| s.pooling == Pooling::Session);
         if !expected && !self.ledger.front().is_some_and(Owed::is_hidden) {
             self.set_close_needed();
         }
         expected && session.is_some()
     }
 
-    /// What a command tag says about the state of the server's session.
+    /// What a command tag says about the state of the server's session. Where state is followed, what tags cannot say
+    /// right (SET may be SET LOCAL) has been read in the text.
     fn handle_command_tag(&mut self, session: Option<&mut Session>, tag: &[u8]) {
         let ours = self.ledger.front().is_some_and(Owed::is_hidden);
-        // In one batch with DISCARD ALL: which of them changed what is reported at the end is not known.
-        self.residue.settings |= self.discarded && !ours;
+        let followed = session.as_ref().is_some_and(|session| session.is_followed());
+        if self.discarded && !ours {
+            // In one batch with DISCARD ALL: which of them changed what is reported at the end is not known.
+            self.leave(Effects::SETTINGS, followed);
+        }
+        let temporary = tag == b"CREATE TABLE" && self.touched.contains(Effects::TEMP);
+        self.catalog_changed |= followed && !temporary && changes_catalog(tag);
         match tag {
             b"SET" | b"RESET" if !ours => {
-                self.residue.settings = true;
+                if !followed || tag == b"RESET" {
+                    self.leave(Effects::SETTINGS, followed);
+                }
                 self.set_since_discard = self.discarded;
             }
-            b"DECLARE CURSOR" if !ours => self.residue.cursors = true,
-            b"LISTEN" => self.residue.channels = true,
-            b"PREPARE" => self.residue.statements = true,
+            b"DECLARE CURSOR" if !ours && !followed => self.leave(Effects::CURSOR, followed),
+            b"LISTEN" => self.leave(Effects::LISTEN, followed),
+            b"PREPARE" => self.leave(Effects::PREPARE, followed),
+            b"LOAD" if followed => self.pins |= Effects::LOAD,
             b"LOAD" => self.set_close_needed(),
-            b"DEALLOCATE" => {
-                let name = match self.ledger.front() {
-                    Some(Owed::Deallocate { name, statement, .. }) => {
-                        self.prepared.remove(statement.id());
-                        name
-                    }
-                    Some(Owed::ExecuteDeallocate { name }) => name,
-                    _ => {
-                        // It may have been one of ours: SQL can name them.
-                        self.residue.statements = true;
-                        return;
-                    }
-                };
-                session.into_iter().for_each(|session| session.forget_name(name));
-            }
-            b"DEALLOCATE ALL" | b"DISCARD ALL" => {
-                self.prepared.clear();
-                let discarded = tag == b"DISCARD ALL";
-                if let Some(session) = session
-                    && !ours
-                {
-                    session.forget_statements(discarded);
-                }
-                if discarded {
-                    self.discarded = true;
-                    self.residue = Residue::default();
-                    self.settings = Arc::default();
-                }
-            }
+            b"DEALLOCATE" => self.forget_deallocated(session),
+            b"DEALLOCATE ALL" | b"DISCARD ALL" => self.forget_all(session, tag == b"DISCARD ALL", ours),
             _ => {}
+        }
+    }
+
+    /// A command left such state: an audit looks for it, or it is removed before the server is lent again.
+    fn leave(&mut self, state: Effects, followed: bool) {
+        *(if followed { &mut self.touched } else { &mut self.residue }) |= state;
+    }
+
+    fn forget_deallocated(&mut self, session: Option<&mut Session>) {
+        let name = match self.ledger.front() {
+            Some(Owed::Deallocate { name, statement, .. }) => {
+                self.prepared.remove(statement.id());
+                name
+            }
+            Some(Owed::ExecuteDeallocate { name }) => name,
+            _ => {
+                // It may have been one of ours, where SQL names them: then it was seen in the text.
+                let followed = session.is_some_and(|session| session.is_followed());
+                return self.leave(Effects::PREPARE, followed);
+            }
+        };
+        session.into_iter().for_each(|session| session.forget_name(name));
+    }
+
+    fn forget_all(&mut self, session: Option<&mut Session>, everything: bool, ours: bool) {
+        self.prepared.clear();
+        self.has_audit = false;
+        if let Some(session) = session
+            && !ours
+        {
+            session.forget_statements(everything);
+        }
+        if everything {
+            self.discarded = true;
+            self.residue = Effects::default();
+            self.pins = self.pins & Effects::LOAD;
+            self.settings = Arc::default();
+            self.stain = None;
         }
     }
 
@@ -347,6 +403,7 @@ impl Server {
         if std::mem::take(&mut self.copying_in) && !self.ledger.is_empty() {
             self.ledger.fail_copy(self.copy_syncs);
         }
+        let audit_failed = self.fail_audit();
         let Some(front) = self.ledger.front() else { return session.is_some() };
         let mut shown = session.is_some();
         if let (Some(report), Some((theirs, name))) = (report, session.as_ref().and_then(|s| s.error_names(front))) {
@@ -365,13 +422,20 @@ impl Server {
                     _ => {}
                 }
             }
-            &(Owed::ParseTooLong { .. } | Owed::Changed)
+            &(Owed::ParseTooLong { .. } | Owed::RefusedParse(_) | Owed::RefusedQuery(_) | Owed::Changed)
                 if report.is_some_and(|r| r.sqlstate() == sqlstate::INVALID_STATEMENT_NAME.as_bytes()) =>
             {
                 ctx.plan.insert(|out| match front {
                     &Owed::ParseTooLong { max } => Refusal::StatementTooLong { max }.write(Severity::Error, out),
+                    &(Owed::RefusedParse(reason) | Owed::RefusedQuery(reason)) => {
+                        Refusal::StateRefused(reason).write(Severity::Error, out);
+                    }
                     _ => crate::shape::write_changed(out),
                 });
+                shown = false;
+            }
+            Owed::HiddenQuery if self.catalog_rows.is_some() => {
+                self.catalog_rows = Some(None);
                 shown = false;
             }
             // A cancel that came late may hit a command of ours; it hit nobody else.
@@ -381,13 +445,19 @@ impl Server {
                 self.retry_cleaning();
                 shown = false;
             }
-            // A RESET of what the last client had: this one is not to answer for that.
-            Owed::HiddenQuery if session.is_some() => {
+            _ if audit_failed => shown = false,
+            // A time limit of what the last client had: this one is not to answer for that.
+            Owed::HiddenQuery
+                if self.guard == Guard::Shut
+                    && report.is_some_and(|r| r.sqlstate() == sqlstate::QUERY_CANCELED.as_bytes()) =>
+            {
                 self.reset_failed = true;
                 self.set_close_needed();
                 shown = false;
             }
             _ if self.ledger.is_front_ours() => {
+                let sent_behind = self.guard != Guard::Shut && self.ledger.len() > 1;
+                self.guard = if sent_behind { Guard::Failed } else { Guard::Shut };
                 self.own_error = Some(body.into());
                 shown = false;
             }
@@ -401,9 +471,7 @@ impl Server {
 
     /// A cleaning command did not run: all of it is due again.
     fn retry_cleaning(&mut self) {
-        self.residue.settings = true;
-        self.residue.cursors = true;
-        self.residue.channels = true;
+        self.residue |= scope(Effects::OPAQUE) | Effects::SEQUENCE;
     }
 
     /// A message the server did not act on had no effect on what we know, either.
@@ -427,7 +495,7 @@ impl Server {
             Owed::HiddenDescribe(_) => self.checking = false,
             Owed::HiddenParse(None) | Owed::HiddenClose(None) => self.unnamed = Some(NOBODYS),
             // What it was to deallocate is still there.
-            Owed::ExecuteDeallocate { .. } => self.residue.statements = true,
+            Owed::ExecuteDeallocate { .. } => self.residue |= Effects::PREPARE,
             _ => {}
         }
         if let Some(session) = session {
@@ -461,6 +529,13 @@ impl Server {
         self.ledger.pop();
         Some(answer)
     }
+}
+
+/// Can the command of this tag have made a function, trigger, view or the like, or changed one?
+fn changes_catalog(tag: &[u8]) -> bool {
+    const HARMLESS: [&[u8]; 7] = [b"INDEX", b"SEQUENCE", b"ROLE", b"DATABASE", b"STATISTICS", b"PUBLICATION", b"TABLESPACE"];
+    let created = tag.strip_prefix(b"CREATE ");
+    created.is_some_and(|what| !HARMLESS.contains(&what)) || tag.starts_with(b"ALTER ") || tag == b"DO" || tag == b"CALL"
 }
 
 /// An error whose message names a statement as the server knows it, told with the client's name. Does it name it? The

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::tracking::PinReason;
 use pgsluice_wire::{BackendWriter, BadLength, BadStartup, Malformed, Report, Severity, field, sqlstate};
 
 /// Bytes of each text in a server's error that are passed on in one of ours: it may be told once for each response owed.
@@ -188,6 +189,9 @@ pub enum Refusal {
     /// Statement pooling, and the client opened a transaction block.
     BlockInStatementPooling,
     /// A named statement that is too long to be kept.
+    /// A statement would leave state that keeps its session on a server, which this pool does not allow.
+    StateRefused(PinReason),
+    /// A named statement is too long to be kept.
     StatementTooLong {
         /// The limit, in bytes of its Parse message.
         max: usize,
@@ -263,6 +267,11 @@ impl Refusal {
             BlockInStatementPooling => {
                 (sqlstate::PROTOCOL_VIOLATION, "transaction blocks not allowed in statement pooling mode".into(), "")
             }
+            StateRefused(reason) => (
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                format!("session state of the kind \"{}\" is not allowed in this pool", reason.name()),
+                "It would keep this session on its server; see \"pin_policy\" in the configuration of pgsluice.",
+            ),
             StatementTooLong { max } => (
                 sqlstate::PROGRAM_LIMIT_EXCEEDED,
                 format!("a named prepared statement may not be longer than {max} bytes"),

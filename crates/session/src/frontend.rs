@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use pgsluice_sql::{Effects, may_end_transaction};
 use pgsluice_wire::{
-    BackendWriter, FrontendWriter, Head, Severity, Target, TxStatus,
+    Bind,     BackendWriter, FrontendWriter, Head, Severity, Target, TxStatus,
     tag::{backend, frontend},
 };
 
@@ -13,8 +14,10 @@ use crate::error::{Refusal, Violation};
 use crate::ledger::Owed;
 use crate::message::{Message, NAMES_MAX, Step};
 use crate::params::Params;
-use crate::server::{NOBODYS, Server};
-use crate::settings::{Replay, Settings, is_settable, same};
+use crate::server::{Guard, NOBODYS, Server};
+use crate::replay::{self, Before};
+use crate::settings::{Settings, is_settable, same};
+use crate::tracking::{StateCounts, Tracking};
 use crate::statement::{GUARD, Names, RESERVED_PREFIX, Registry, Statement};
 use crate::unnamed::Unnamed;
 
@@ -89,7 +92,14 @@ pub struct Session {
     pub(crate) unnamed: Unnamed,
     pub(crate) settings: Arc<Settings>,
     /// What DISCARD ALL returns to: the startup message's.
-    base: Arc<Settings>,
+    pub(crate) base: Arc<Settings>,
+    pub(crate) tracking: Tracking,
+    /// A replay failed: the next ones are waited for.
+    pub(crate) is_careful: bool,
+    /// Reasons for a pin that its client has been warned of.
+    pub(crate) warned: Effects,
+    /// What happened since it was asked last.
+    pub(crate) counts: StateCounts,
     /// What it was told of parameters when it was let in, and by now; `None` if it was told nothing.
     told: Option<(Arc<Params>, Arc<Params>)>,
 }
@@ -111,8 +121,24 @@ impl Session {
             unnamed: Unnamed::default(),
             settings: base.clone(),
             told: None,
+            tracking: Tracking::OFF,
+            is_careful: false,
+            warned: Effects::default(),
+            counts: StateCounts::default(),
             base,
         }
+    }
+
+    /// Follows the state of its session as closely as this says.
+    #[must_use]
+    pub fn with_tracking(mut self, tracking: Tracking) -> Self {
+        self.tracking = tracking;
+        self
+    }
+
+    /// Is its state read back from its servers?
+    pub(crate) fn is_followed(&self) -> bool {
+        self.tracking.is_on() && self.pooling != Pooling::Session
     }
 
     /// The settings it lives under.
@@ -142,7 +168,11 @@ impl Session {
 
     /// May the server go back to the pool?
     pub fn can_release(&self, server: &Server) -> bool {
-        self.pooling != Pooling::Session && server.is_quiet() && !self.is_mid_message()
+        self.pooling != Pooling::Session
+            && server.is_quiet()
+            && !server.is_pinned()
+            && !self.wants_audit(server)
+            && !self.is_mid_message()
     }
 
     /// Did the client open a transaction block where it may not?
@@ -151,28 +181,29 @@ impl Session {
     }
 
     /// Appends what brings a server to the client's settings. Until the server has answered (see
-    /// [`Server::is_replaying`]) the session takes nothing from its client, so that nothing of the client's runs under
-    /// other settings than its own.
-    pub fn replay(&self, server: &mut Server, out: &mut Vec<u8>) {
-        if same(&server.settings, &self.settings) {
+    /// [`Server::is_replaying`]) the session takes nothing from its client, but for one command or batch that cannot run if
+    /// the replay fails; see [`crate::replay`].
+    pub fn replay(&mut self, server: &mut Server, out: &mut Vec<u8>) {
+        let stained = server.stain.is_some_and(|by| by != self.id);
+        if !stained && same(&server.settings, &self.settings) {
             server.settings = self.settings.clone();
             return;
         }
-        let from = server.settings.clone();
-        let replay = Replay::between(&from, &self.settings);
-        if let Some(text) = replay.reset_query() {
-            FrontendWriter(out).query(text.as_bytes());
-            server.owe_hidden_cycle(Owed::HiddenQuery);
-        }
-        if replay.write_sets(out) {
-            FrontendWriter(out).bare(frontend::SYNC);
-            for owed in [Owed::HiddenParse(None), Owed::HiddenBind, Owed::HiddenExecute] {
-                server.owe(owed);
-            }
-            server.owe_hidden_cycle(Owed::HiddenSync);
-        }
+        let before = if stained { Before::Unknown } else { Before::of(&server.settings) };
+        // A time limit that is still in force could end the replay itself.
+        let hasty = stained || ["statement_timeout", "transaction_timeout"].iter().any(|name| server.settings.get(name).is_some());
+        FrontendWriter(out).query(replay::text(before, &self.settings).as_bytes());
+        server.owe_hidden_cycle(Owed::HiddenQuery);
+        server.guard = if hasty || self.is_careful { Guard::Shut } else { Guard::Open };
+        self.counts.replays += 1;
+        server.stain = None;
         server.unnamed = Some(NOBODYS);
         server.settings = self.settings.clone();
+    }
+
+    /// Is a replay due on this server?
+    fn needs_replay(&self, server: &Server) -> bool {
+        !Arc::ptr_eq(&server.settings, &self.settings) || server.stain.is_some_and(|by| by != self.id)
     }
 
     /// Reads what the client sent; `server` is its server, if it has one. The verdict goes to `ctx.plan`: pieces for the
@@ -187,10 +218,10 @@ impl Session {
         ctx: &mut Ctx<'_>,
     ) -> Result<Progress, Violation> {
         if let Some(server) = server.as_deref_mut() {
-            if server.ready && !Arc::ptr_eq(&server.settings, &self.settings) && self.rest.0 == 0 {
+            if server.ready && self.needs_replay(server) && self.rest.0 == 0 {
                 ctx.plan.insert(|out| self.replay(server, out));
             }
-            if server.is_replaying() {
+            if server.is_replaying() && server.guard != Guard::Open {
                 return Ok(Progress { consumed: 0, want: Want::Server });
             }
             if server.ready && self.rest.0 == 0 && !input.is_empty() {
@@ -211,6 +242,7 @@ impl Session {
             let step = match server.as_deref_mut() {
                 _ if head.tag == frontend::TERMINATE => return Ok(Progress { consumed: at, want: Want::Close }),
                 _ if self.flow != Flow::Normal => self.skip(message, ctx),
+                Some(server) if server.guard == Guard::Open => self.forward_guarded(message, server, ctx),
                 Some(server) => self.forward(message, server, ctx),
                 None => self.answer_alone(message, ctx),
             };
@@ -234,6 +266,17 @@ impl Session {
     pub fn handle_refusal(&mut self, refusal: &Refusal, reply: &mut Vec<u8>) {
         refusal.write(Severity::Error, reply);
         self.flow = Flow::SkipNext;
+    }
+
+    /// A replay failed: the next ones are waited for.
+    pub fn be_careful(&mut self) {
+        self.is_careful = true;
+        self.counts.replay_failures += 1;
+    }
+
+    /// What happened since this was asked last; `None` if nothing did.
+    pub fn take_counts(&mut self) -> Option<StateCounts> {
+        (self.counts != StateCounts::default()).then(|| std::mem::take(&mut self.counts))
     }
 
     /// Has the client to wait until it is known what DISCARD ALL or DEALLOCATE did?
@@ -285,12 +328,12 @@ impl Session {
         self.told = Some((params.clone(), params));
     }
 
-    /// The client is being told what its server reports.
-    pub(crate) fn note_told(&mut self, server: &mut Server, registry: &mut Registry) {
+    /// The client is being told a parameter of its server's.
+    pub(crate) fn note_told(&mut self, name: &str, value: &str, registry: &mut Registry) -> Result<(), Violation> {
         if let Some((_, told)) = &mut self.told {
-            server.params = registry.intern_params(&server.params);
-            told.clone_from(&server.params);
+            *told = registry.intern_params(&Arc::new(told.with(name, value)?));
         }
+        Ok(())
     }
 
     /// The server's parameters, where they are not what the client believes: its server, brought to the client's settings,
@@ -409,6 +452,29 @@ impl Session {
         }
     }
 
+    /// A message behind a replay that may fail: one that cannot end the failed block goes out, the others wait.
+    fn forward_guarded(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+        let tag = message.known_tag()?;
+        let harmless = match tag {
+            frontend::QUERY | frontend::PARSE => message.missing() == 0 && !may_end_transaction(message.body()),
+            frontend::BIND => Bind::read(message.body()).is_some_and(|bind| match self.named(bind.statement) {
+                Some(named) => !named.statement.may_end_transaction(),
+                None => bind.statement.is_empty() && !may_end_transaction(&self.unnamed.content),
+            }),
+            frontend::EXECUTE => self.forgetful.is_empty(),
+            _ => true,
+        };
+        if !harmless {
+            return Ok(Step::Blocked(Want::Server));
+        }
+        let step = self.forward(message, server, ctx)?;
+        let ends = matches!(tag, frontend::QUERY | frontend::SYNC | frontend::FUNCTION_CALL);
+        if ends && matches!(step, Step::Taken) {
+            server.guard = Guard::Used;
+        }
+        Ok(step)
+    }
+
     fn forward(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let tag = message.known_tag()?;
         if self.holds(server) {
@@ -426,6 +492,9 @@ impl Session {
             frontend::QUERY => {
                 if message.is_hardly_begun() {
                     return Ok(Step::Blocked(Want::More));
+                }
+                if let Some(reason) = self.note_text(message.body(), message.missing() == 0, server, ctx) {
+                    return Ok(self.refuse_query(reason, message, server, ctx));
                 }
                 self.hold = forgets(message.body()) || (!self.names.is_empty() && mentions_forgetting(message.body()));
                 // A COPY does not wait for what has no place in it.
@@ -452,7 +521,12 @@ impl Session {
             frontend::EXECUTE => return self.execute_forgetful(message, server, ctx),
             frontend::SYNC if server.copying_in => server.copy_syncs += 1,
             frontend::SYNC => server.owe(Owed::Sync),
-            frontend::FUNCTION_CALL => server.owe(Owed::FunctionCall),
+            frontend::FUNCTION_CALL => {
+                if self.is_followed() {
+                    server.touched |= Effects::OPAQUE;
+                }
+                server.owe(Owed::FunctionCall);
+            }
             frontend::COPY_DATA if server.copying_in => server.copy_syncs = 0,
             frontend::COPY_DATA => server.ledger.push(Owed::CopyData),
             frontend::COPY_DONE | frontend::COPY_FAIL if server.copying_in => server.copying_in = false,
@@ -476,7 +550,18 @@ impl Session {
     fn parse(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         match message.body().first() {
             _ if message.is_hardly_begun() => Ok(Step::Blocked(Want::More)),
-            Some(0) => Ok(self.parse_unnamed(message, server, ctx)),
+            Some(0) => {
+                if self.is_followed() {
+                    let text = message.body()[1..].split(|&b| b == 0).next().unwrap_or_default();
+                    server.last.set(text);
+                    let reading = self.read(text, message.missing() == 0, ctx);
+                    if let Some(reason) = self.tracking.refuses(reading.effects) {
+                        return Ok(self.refuse_state(reason, message, server, ctx));
+                    }
+                    self.unnamed.reading = reading;
+                }
+                Ok(self.parse_unnamed(message, server, ctx))
+            }
             _ if self.max_prepared == 0 => {
                 server.owe(Owed::ParsePassed);
                 Ok(self.pass(message, ctx))

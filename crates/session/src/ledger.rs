@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::statement::Statement;
+use crate::tracking::PinReason;
 
 /// Entries a ledger holds before the client is not read any further, see `docs/limits.md`.
 pub(crate) const LEDGER_MAX: usize = 16_384;
@@ -40,6 +41,10 @@ pub(crate) enum Owed {
     Parse { name: Arc<[u8]>, statement: Arc<Statement> },
     /// A Parse under a name the client already has: PostgreSQL will refuse it.
     ParseTaken { old: Named, statement: Arc<Statement> },
+    /// A Query that leaves such state, which the server did not get: it got what fails in its place.
+    RefusedQuery(PinReason),
+    /// The same for a Parse.
+    RefusedParse(PinReason),
     /// A Parse of more bytes than this, which the server did not get: it got what fails in its place.
     ParseTooLong { max: usize },
     /// A Bind, and the named statement it takes.
@@ -115,7 +120,7 @@ impl Owed {
 
     /// Is it a command whose errors end with it, not with a Sync?
     pub(crate) fn is_whole_cycle(&self) -> bool {
-        matches!(self, Self::Query(_) | Self::Deallocate { .. } | Self::FunctionCall | Self::HiddenQuery)
+        matches!(self, Self::Query(_) | Self::Deallocate { .. } | Self::RefusedQuery(_) | Self::FunctionCall | Self::HiddenQuery)
     }
 
     /// Would an error in front of it take back what is known of statements by now?

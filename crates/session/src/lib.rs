@@ -6,10 +6,12 @@
 //! responses owed; [`ClientLogin`] and [`ServerLogin`] are the cold exchanges before either exists. Who gets which
 //! server, and when, is not decided here (crate `pool`), nor is anything read or written (crate `proxy`).
 
+mod audit;
 mod backend;
 mod client_login;
 mod deallocate;
 mod error;
+mod follow;
 mod frontend;
 mod identity;
 mod ledger;
@@ -18,16 +20,20 @@ mod message;
 mod named;
 mod params;
 mod plan;
+mod replay;
 mod server;
 mod server_login;
 mod settings;
 mod shape;
 mod startup_options;
 mod statement;
+mod tracking;
 mod unnamed;
 
+pub use pgsluice_sql::Suspects;
 pub use client_login::{AuthMethod, ClientLogin, LoginWant};
 pub use error::{Refusal, ServerError, StartupFault, Violation};
+pub use follow::Catalog;
 pub use frontend::{Pooling, Progress, Session, Want};
 pub use identity::{Identity, Replication};
 pub use loss::AfterLoss;
@@ -36,6 +42,7 @@ pub use plan::Plan;
 pub use server::{CancelKey, Cleanup, IdleServer, Server};
 pub use server_login::{LoginFailure, ServerCredential, ServerLogin};
 pub use settings::Settings;
+pub use tracking::{Audit, PinPolicy, PinReason, StateCounts, Tracking};
 pub use statement::{Registry, Statement};
 
 /// What the machines of one worker share, lent to them call by call.
@@ -45,6 +52,8 @@ pub struct Ctx<'a> {
     pub registry: &'a mut Registry,
     /// Counters of the pool concerned.
     pub counters: &'a mut Counters,
+    /// What the database has that can change a session's state.
+    pub catalog: Catalog<'a>,
     /// Where the verdict on the input goes.
     pub plan: &'a mut Plan,
 }

@@ -31,6 +31,11 @@ impl Session {
             // Whether PostgreSQL would take it depends on the transaction's state by then, and DISCARD ALL may be ahead.
             return Ok(Step::Blocked(Want::Server));
         }
+        if self.is_followed()
+            && let Some(reason) = self.tracking.refuses(self.read(text_of(parse.content), true, ctx).effects)
+        {
+            return Ok(self.refuse_state(reason, message, server, ctx));
+        }
         ctx.counters.client_parses += 1;
         let statement = ctx.registry.intern(parse.content, &self.settings);
         if let Some(old) = self.named(parse.name) {
@@ -95,6 +100,11 @@ impl Session {
             && let Some(step) = self.ensure_shape(statement, message, server, ctx)
         {
             return Ok(step);
+        }
+        match &named {
+            Some(Named { statement, .. }) => self.note_bound(statement, server, ctx),
+            None if self.is_followed() => server.touch(&self.unnamed.reading),
+            None => {}
         }
         ctx.counters.binds += 1;
         server.bound = named.as_ref().filter(|_| bind.portal.is_empty()).map(|named| named.statement.clone());
@@ -207,6 +217,11 @@ impl Session {
         }
         Ok(Step::Taken)
     }
+}
+
+/// The text in front of the parameter types.
+fn text_of(content: &[u8]) -> &[u8] {
+    content.split(|&b| b == 0).next().unwrap_or_default()
 }
 
 /// A name that no statement on a server has; [`Session::error_names`] takes the guard away again.

@@ -1,11 +1,12 @@
 //! The parameters a server reports, and one copy of each set of them for all who have been told the same.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::Violation;
 
-/// Sets of parameters at which those that nobody has any more are looked for.
+/// Values at which those that nobody has any more are looked for.
 const SWEEP_MIN: usize = 64;
 
 /// Parameters a server may report.
@@ -60,25 +61,31 @@ impl Params {
     }
 }
 
-/// Sets of parameters in use, each once: who has been told the same has the same pointer.
-#[derive(Debug, Default)]
-pub(crate) struct ParamSets {
-    known: HashSet<Arc<Params>>,
+/// Values in use, each once: those that are the same have the same pointer.
+#[derive(Debug)]
+pub(crate) struct Interned<T> {
+    known: HashSet<Arc<T>>,
     sweep_at: usize,
 }
 
-impl ParamSets {
-    /// The one copy of these.
-    pub(crate) fn intern(&mut self, params: &Arc<Params>) -> Arc<Params> {
-        if let Some(found) = self.known.get(params) {
+impl<T> Default for Interned<T> {
+    fn default() -> Self {
+        Self { known: HashSet::new(), sweep_at: 0 }
+    }
+}
+
+impl<T: Eq + Hash> Interned<T> {
+    /// The one copy of this.
+    pub(crate) fn intern(&mut self, value: &Arc<T>) -> Arc<T> {
+        if let Some(found) = self.known.get(value) {
             return found.clone();
         }
         if self.known.len() >= self.sweep_at.max(SWEEP_MIN) {
             self.known.retain(|p| Arc::strong_count(p) > 1);
             self.sweep_at = self.known.len() * 2;
         }
-        self.known.insert(params.clone());
-        params.clone()
+        self.known.insert(value.clone());
+        value.clone()
     }
 }
 
@@ -88,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_same_parameters_are_one_and_those_of_nobody_are_forgotten() {
-        let mut sets = ParamSets::default();
+        let mut sets = Interned::default();
         let of = |value: &str| Arc::new(Params::default().with("TimeZone", value).unwrap());
         let rome = sets.intern(&of("Europe/Rome"));
         assert!(Arc::ptr_eq(&rome, &sets.intern(&of("Europe/Rome"))));

@@ -6,14 +6,18 @@
 
 use std::sync::Arc;
 
+use pgsluice_sql::Effects;
 use pgsluice_wire::{FrontendWriter, TxStatus, tag::frontend};
 
+use crate::audit::{Pending, scope};
+use crate::follow::{CatalogRows, LastText};
 use crate::ledger::{Ledger, Owed};
 use crate::params::Params;
 use crate::plan::Plan;
 use crate::settings::Settings;
 use crate::statement::{Prepared, Registry, STAND_IN, Statement};
-use crate::{Counters, Ctx, Violation};
+use crate::tracking::PinReason;
+use crate::{Catalog, Counters, Ctx, Violation};
 
 /// What a cancel request has to present for a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,27 +28,32 @@ pub struct CancelKey {
     pub secret: Box<[u8]>,
 }
 
-/// Session state that command tags showed, by what removes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Residue {
-    pub(crate) settings: bool,
-    pub(crate) cursors: bool,
-    pub(crate) channels: bool,
-    pub(crate) statements: bool,
+/// What to run so that nothing of these is left; `None` if that is nothing. A library cannot be unloaded.
+fn remedy(residue: Effects) -> Option<String> {
+    let parts = [
+        (Effects::SETTINGS, "SET SESSION AUTHORIZATION DEFAULT;RESET ALL"),
+        (Effects::CURSOR, "CLOSE ALL"),
+        (Effects::LISTEN, "UNLISTEN *"),
+        (Effects::PREPARE, "DEALLOCATE ALL"),
+        (Effects::TEMP, "DISCARD TEMP"),
+        (Effects::ADVISORY, "SELECT pg_catalog.pg_advisory_unlock_all()"),
+        (Effects::SEQUENCE, "DISCARD SEQUENCES"),
+    ];
+    let wanted: Vec<_> = parts.iter().filter(|(part, _)| residue.contains(*part)).map(|(_, sql)| *sql).collect();
+    (!wanted.is_empty()).then(|| wanted.join(";"))
 }
 
-impl Residue {
-    /// What to run so that nothing of it is left; `None` if nothing is.
-    fn remedy(self) -> Option<String> {
-        let parts = [
-            (self.settings, "SET SESSION AUTHORIZATION DEFAULT;RESET ALL"),
-            (self.cursors, "CLOSE ALL"),
-            (self.channels, "UNLISTEN *"),
-            (self.statements, "DEALLOCATE ALL"),
-        ];
-        let wanted: Vec<_> = parts.into_iter().filter(|(on, _)| *on).map(|(_, sql)| sql).collect();
-        (!wanted.is_empty()).then(|| wanted.join(";"))
-    }
+/// May a client's message be sent behind a replay whose answer is not in?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// No: it waits, if anything is under way.
+    Shut,
+    /// One command or batch may, if it cannot end a transaction block, see [`crate::replay`].
+    Open,
+    /// One was, and the next one waits.
+    Used,
+    /// The replay failed, and so will what was sent behind it.
+    Failed,
 }
 
 /// What is left of a message whose head has been seen.
@@ -70,7 +79,31 @@ pub struct Server {
     pub(crate) rest: Rest,
     /// ReadyForQuery was the last word of both sides.
     pub(crate) ready: bool,
-    pub(crate) residue: Residue,
+    /// What its client's transaction may have changed in its session, and no audit has looked at.
+    pub(crate) touched: Effects,
+    /// Custom settings that it may have made.
+    pub(crate) custom: Vec<Box<str>>,
+    /// What keeps its client here.
+    pub(crate) pins: Effects,
+    /// What is to be removed before it goes to another client.
+    pub(crate) residue: Effects,
+    /// The audit under way.
+    pub(crate) audit: Option<Box<Pending>>,
+    /// Has it the audit's statement?
+    pub(crate) has_audit: bool,
+    /// The session that may have made settings here whose names nobody knows.
+    pub(crate) stain: Option<u64>,
+    /// Parameters when it was quiet last.
+    pub(crate) quiet_params: Arc<Params>,
+    /// Whom it was logged in as, if it said so.
+    pub(crate) login_user: Option<Box<str>>,
+    pub(crate) guard: Guard,
+    /// The answer to [`Server::write_catalog_query`], while it is awaited.
+    pub(crate) catalog_rows: Option<CatalogRows>,
+    /// See [`Server::take_catalog_changed`].
+    pub(crate) catalog_changed: bool,
+    /// The front of the client's last statement.
+    pub(crate) last: LastText,
     /// Whose unnamed statement it holds, session and generation; `None` if it certainly holds none.
     pub(crate) unnamed: Option<(u64, u64)>,
     pub(crate) copying_in: bool,
@@ -114,16 +147,30 @@ pub enum Cleanup {
 impl Server {
     /// A server that has just sent its first ReadyForQuery.
     pub fn new(key: CancelKey, params: Params) -> Self {
+        let login_user = params.get("session_authorization").map(Into::into);
+        let params = Arc::new(params);
         Self {
             key,
-            params: Arc::new(params),
+            quiet_params: params.clone(),
+            params,
+            touched: Effects::default(),
+            custom: Vec::new(),
+            pins: Effects::default(),
+            audit: None,
+            has_audit: false,
+            stain: None,
+            login_user,
+            guard: Guard::Shut,
+            catalog_rows: None,
+            catalog_changed: false,
+            last: LastText::default(),
             settings: Arc::default(),
             prepared: Prepared::new(),
             ledger: Ledger::default(),
             tx: TxStatus::Idle,
             rest: Rest::default(),
             ready: true,
-            residue: Residue::default(),
+            residue: Effects::default(),
             unnamed: None,
             copying_in: false,
             copy_syncs: 0,
@@ -185,7 +232,7 @@ impl Server {
 
     /// Whatever it was brought to did not go well: all of it is reset before it is lent again.
     pub fn distrust_settings(&mut self) {
-        self.residue.settings = true;
+        self.residue |= Effects::SETTINGS;
     }
 
     /// Does it owe any answer?
@@ -216,6 +263,12 @@ impl Server {
     /// Could it not be rid of what its last client had set? Then it is of no use to this one.
     pub fn take_reset_failed(&mut self) -> bool {
         std::mem::take(&mut self.reset_failed)
+    }
+
+    /// A replay failed that the client's messages had been sent behind: they fail, too, and there is no telling the answers
+    /// apart any more.
+    pub fn is_replay_lost(&self) -> bool {
+        self.guard == Guard::Failed
     }
 
     /// It shall not be lent again.
@@ -251,7 +304,24 @@ impl Server {
 
     /// Must [`Server::clean`] run before it is lent again?
     pub fn needs_cleaning(&self) -> bool {
-        self.residue != Residue::default() || self.cancels > 0 || self.cancel_shadow
+        let left = self.residue | self.pins | scope(self.touched);
+        !left.is_empty() || self.audit.is_some() || self.cancels > 0 || self.cancel_shadow
+    }
+
+    /// The front of its client's last statement, for people to read.
+    pub fn last_statement(&self) -> String {
+        self.last.to_string()
+    }
+
+    /// Why its client cannot be without it.
+    pub fn pins(&self) -> impl Iterator<Item = PinReason> + use<> {
+        let pins = self.pins;
+        PinReason::ALL.into_iter().filter(move |reason| pins.contains(reason.effect()))
+    }
+
+    /// Does anything keep its client here?
+    pub fn is_pinned(&self) -> bool {
+        !self.pins.is_empty()
     }
 
     /// The proof. Gives the server back when it is not to be had.
@@ -271,14 +341,18 @@ impl Server {
         if !reset_query.is_empty() {
             self.hidden_query(reset_query, out);
             self.settings = Arc::default();
+            self.stain = None;
+            self.pins = Effects::default();
+            self.touched = Effects::default();
         }
     }
 
     /// The next step towards [`Server::release`] for a server whose client has gone: appends what to send.
     pub fn clean(&mut self, out: &mut Vec<u8>) -> Cleanup {
-        if self.is_close_needed() || self.own_error.is_some() {
+        if self.is_close_needed() || self.own_error.is_some() || self.pins.contains(Effects::LOAD) {
             return Cleanup::Hopeless;
         }
+        self.guard = Guard::Shut;
         if self.rest.left > 0 {
             return Cleanup::Wait;
         }
@@ -305,21 +379,28 @@ impl Server {
             self.owe_hidden_cycle(Owed::HiddenSync);
         } else {
             // A Sync would commit what the client has not: PostgreSQL rolls it back when a client vanishes.
-            self.residue.settings = true;
+            self.residue |= Effects::SETTINGS;
             self.hidden_query("ROLLBACK", out);
         }
     }
 
     fn clean_when_ready(&mut self, out: &mut Vec<u8>) -> Cleanup {
+        if let Some(unheard) = self.audit.take() {
+            self.residue |= unheard.scope();
+        }
+        let left = std::mem::take(&mut self.pins) | std::mem::take(&mut self.touched);
+        self.residue |= scope(left) | (left & Effects::SEQUENCE);
+        self.custom.clear();
         if self.tx != TxStatus::Idle {
             // What the transaction set goes with it, and the settings are what they were before: which is not known.
-            self.residue.settings = true;
+            self.residue |= Effects::SETTINGS;
             self.hidden_query("ROLLBACK", out);
         } else if self.cancels > 0 {
             // The proxy calls again when PostgreSQL has closed the cancel request.
-        } else if let Some(remedy) = self.residue.remedy() {
-            if std::mem::take(&mut self.residue).settings {
+        } else if let Some(remedy) = remedy(self.residue) {
+            if std::mem::take(&mut self.residue).contains(Effects::SETTINGS) {
                 self.settings = Arc::default();
+                self.stain = None;
             }
             self.hidden_query(&remedy, out);
         } else if std::mem::take(&mut self.cancel_shadow) {
@@ -337,7 +418,7 @@ impl Server {
     pub fn handle_alone(&mut self, input: &[u8], plan: &mut Plan) -> Result<usize, Violation> {
         let mut registry = Registry::new(0, 1);
         let mut counters = Counters::default();
-        let ctx = &mut Ctx { registry: &mut registry, counters: &mut counters, plan };
+        let ctx = &mut Ctx { registry: &mut registry, counters: &mut counters, catalog: Catalog::Unknown, plan };
         let taken = self.handle_input(None, input, ctx);
         ctx.plan.clear();
         // A late cancel may hit a cleaning command: it did what it was let loose for.

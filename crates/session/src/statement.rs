@@ -3,13 +3,14 @@
 //! Identity is content, byte by byte: text and parameter types; and the settings under which the text means what it means.
 //! Hashes (keyed, by the standard library) only find it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
+use pgsluice_sql::Reading;
 
-use crate::params::{ParamSets, Params};
+use crate::params::{Interned, Params};
 use crate::settings::Settings;
 use crate::shape::Shape;
 
@@ -19,6 +20,9 @@ const REGISTRY_SWEEP_MIN: usize = 1024;
 const REGISTRY_SWEEP_BYTES_MIN: usize = 4 << 20;
 /// Bytes of content of the statements that a server keeps prepared.
 const PREPARED_BYTES_MAX: usize = 4 << 20;
+
+/// Names of custom settings that are looked at wherever a function may have made one, see `docs/limits.md`.
+const CUSTOM_MAX: usize = 256;
 
 /// What every name of ours on a server begins with.
 pub(crate) const RESERVED_PREFIX: &str = "pgsluice_";
@@ -37,6 +41,8 @@ pub struct Statement {
     server_name: Box<str>,
     /// Of its rows, once a client has been told.
     shape: OnceLock<Shape>,
+    /// What its text may do to a session, as far as the text alone says.
+    reading: OnceLock<(Reading, bool)>,
 }
 
 impl Statement {
@@ -48,6 +54,25 @@ impl Statement {
     /// Its name on every server.
     pub fn server_name(&self) -> &str {
         &self.server_name
+    }
+
+    /// Its text.
+    pub(crate) fn text(&self) -> &[u8] {
+        self.content.split(|&b| b == 0).next().unwrap_or_default()
+    }
+
+    /// What its text may do to a session, whatever is in the catalog.
+    pub(crate) fn reading(&self) -> &Reading {
+        &self.readings().0
+    }
+
+    /// Can it end a transaction block?
+    pub(crate) fn may_end_transaction(&self) -> bool {
+        self.readings().1
+    }
+
+    fn readings(&self) -> &(Reading, bool) {
+        self.reading.get_or_init(|| (pgsluice_sql::read(self.text(), None), pgsluice_sql::may_end_transaction(self.text())))
     }
 
     /// The shape of its rows, as its clients know it.
@@ -99,7 +124,10 @@ pub struct Registry {
     len: usize,
     next_id: u64,
     step: u64,
-    params: ParamSets,
+    params: Interned<Params>,
+    settings: Interned<Settings>,
+    /// Names of custom settings that clients have made.
+    custom: BTreeSet<Box<str>>,
     /// Bytes of content held.
     bytes: usize,
     /// Statements, and bytes of content, at which those that nobody uses are looked for.
@@ -113,7 +141,9 @@ impl Registry {
         Self {
             known: HashMap::new(),
             len: 0,
-            params: ParamSets::default(),
+            params: Interned::default(),
+            settings: Interned::default(),
+            custom: BTreeSet::new(),
             next_id,
             step,
             bytes: 0,
@@ -135,8 +165,9 @@ impl Registry {
         let id = self.next_id;
         self.next_id += self.step;
         let server_name = format!("{RESERVED_PREFIX}{id}").into();
-        let (content, context, shape) = (content.into(), context.into(), OnceLock::new());
-        let statement = Arc::new(Statement { id, content, context, server_name, shape });
+        let (content, context) = (content.into(), context.into());
+        let (shape, reading) = (OnceLock::new(), OnceLock::new());
+        let statement = Arc::new(Statement { id, content, context, server_name, shape, reading });
         self.known.entry(statement.context.clone()).or_default().insert(ByContent(statement.clone()));
         statement
     }
@@ -144,6 +175,23 @@ impl Registry {
     /// The one copy of these parameters.
     pub fn intern_params(&mut self, params: &Arc<Params>) -> Arc<Params> {
         self.params.intern(params)
+    }
+
+    /// The one copy of these settings.
+    pub fn intern_settings(&mut self, settings: Settings) -> Arc<Settings> {
+        self.settings.intern(&Arc::new(settings))
+    }
+
+    /// A client may have made a custom setting of this name.
+    pub(crate) fn note_custom(&mut self, name: &str) {
+        if self.custom.len() < CUSTOM_MAX && !self.custom.contains(name) {
+            self.custom.insert(name.into());
+        }
+    }
+
+    /// Names of custom settings that clients have made.
+    pub(crate) fn custom(&self) -> impl Iterator<Item = &str> {
+        self.custom.iter().map(AsRef::as_ref)
     }
 
     /// Statements held now.
@@ -233,6 +281,13 @@ impl Prepared {
     fn count_out(&mut self, gone: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
         self.bytes -= gone.as_ref().map_or(0, |s| s.content.len());
         gone
+    }
+
+    /// Only those that are still there, as the server says.
+    pub(crate) fn retain(&mut self, is_there: impl Fn(&Statement) -> bool) {
+        let gone: Vec<_> = self.known.iter().filter(|(_, s)| !is_there(s)).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| self.remove(id));
+        self.stale.retain(|s| is_there(s));
     }
 
     /// The plan of this statement is of no use any more.

@@ -1,5 +1,6 @@
 //! The client's unnamed statement: it lives until it is replaced, on whichever server, so its content is kept.
 
+use pgsluice_sql::Reading;
 use pgsluice_wire::FrontendWriter;
 
 use crate::Ctx;
@@ -21,6 +22,8 @@ pub(crate) struct Unnamed {
     pub(crate) generation: u64,
     /// Empty when there is none, or when it was too long to keep.
     pub(crate) content: Vec<u8>,
+    /// What its text may do, as of its last Parse.
+    pub(crate) reading: Reading,
 }
 
 impl Unnamed {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use pgsluice_session::{
+use pgsluice_session::{Catalog, 
     AfterLoss, CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server,
     Session, Settings, Want,
 };
@@ -43,7 +43,7 @@ impl Shared {
     }
 
     pub(crate) fn ctx<'a>(&'a mut self, plan: &'a mut Plan) -> Ctx<'a> {
-        Ctx { registry: &mut self.registry, counters: &mut self.counters, plan }
+        Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan }
     }
 }
 

@@ -285,10 +285,12 @@ impl FrontendWriter<'_> {
         });
     }
 
-    /// Bind of the unnamed statement to the unnamed portal: text parameters, text results.
-    pub fn bind_text<'v>(&mut self, values: impl ExactSizeIterator<Item = Option<&'v [u8]>>) {
+    /// Bind of a statement to the unnamed portal: text parameters, text results.
+    pub fn bind_text<'v>(&mut self, statement: &[u8], values: impl ExactSizeIterator<Item = Option<&'v [u8]>>) {
         message(self.0, frontend::BIND, |out| {
-            out.extend([0; 4]);
+            out.push(0);
+            put_cstr(out, statement);
+            out.extend([0; 2]);
             put_u16(out, values.len());
             for value in values {
                 put_value(out, value);

@@ -1,5 +1,6 @@
 //! One I/O thread: its sessions, servers, buffers and counters. Nothing on the path of a query is shared with another.
 
+mod catalog;
 mod client;
 mod conn;
 mod recover;
@@ -16,13 +17,14 @@ use std::time::{Duration, Instant};
 
 use pgsluice_console::Counters as Stats;
 use pgsluice_pool::{Checkin, Pool, PoolId, ShedTo};
-use pgsluice_session::{Counters, Params, Plan, Refusal, Registry, Settings};
+use pgsluice_session::{Counters, Params, Plan, Refusal, Registry, Settings, StateCounts};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 use tracing::debug;
 
 use crate::message::{Drain, NewClient, NewServer, ToFront, ToWorker};
 use crate::spec::PoolSpec;
+use catalog::Knowledge;
 use client::Client;
 use conn::{Idle, Live};
 use slot::{Grant, Slot};
@@ -31,6 +33,8 @@ use slot::{Grant, Slot};
 const SCRATCH_LEN: usize = 64 << 10;
 /// Different sets of startup settings remembered per pool with what the server made of them.
 const WELCOMES_MAX: usize = 256;
+/// Names of applications per pool for which state is counted apart.
+const APPLICATIONS_MAX: usize = 256;
 /// How often time is looked at.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -69,6 +73,9 @@ struct PoolState {
     reported: u32,
     clients: usize,
     cleaning: usize,
+    knowledge: Knowledge,
+    /// By application_name.
+    state_counts: HashMap<String, StateCounts>,
 }
 
 impl PoolState {
@@ -83,6 +90,18 @@ impl PoolState {
             reported: 0,
             clients: 0,
             cleaning: 0,
+            knowledge: Knowledge::default(),
+            state_counts: HashMap::new(),
+        }
+    }
+
+    /// Counts what following a session's state took.
+    fn count_state(&mut self, application: &str, counts: &StateCounts) {
+        if !self.state_counts.contains_key(application) {
+            let name = if self.state_counts.len() < APPLICATIONS_MAX { application } else { "(others)" };
+            self.state_counts.entry(name.into()).or_default().add(counts);
+        } else if let Some(sum) = self.state_counts.get_mut(application) {
+            sum.add(counts);
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Left {
 
 /// Why a server could not be cleaned.
 #[derive(Debug)]
-enum Lost {
+pub(super) enum Lost {
     Late,
     Gone,
     Broken,
@@ -59,7 +59,7 @@ impl Worker {
         match (cleaned, server.release()) {
             (Ok(()), Ok(server)) => {
                 conn.live.prepared.set(server.server().prepared_count());
-                self.place(&mut state, pool, Idle { conn, server }, true, Instant::now());
+                self.give_back(&mut state, pool, Idle { conn, server }, Instant::now());
             }
             (outcome, _) => {
                 debug!(server = id, ?outcome, "server could not be cleaned and is closed");
@@ -160,7 +160,7 @@ async fn finish(linked: &mut Linked) -> Result<(), Lost> {
 }
 
 /// Takes what the server says next.
-async fn read(conn: &mut Conn, server: &mut Server, plan: &mut Plan) -> Result<(), Lost> {
+pub(super) async fn read(conn: &mut Conn, server: &mut Server, plan: &mut Plan) -> Result<(), Lost> {
     if conn.stream.read_some(conn.inbox.tail(), READ_LEN).await.map_err(|_| Lost::Gone)? == 0 {
         return Err(Lost::Gone);
     }

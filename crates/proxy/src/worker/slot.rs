@@ -36,6 +36,16 @@ pub(crate) enum Grant {
     Refused(Refusal),
 }
 
+/// A session that cannot be without its server.
+#[derive(Clone, Debug)]
+pub(crate) struct Pinned {
+    /// Names of the reasons.
+    pub(crate) reasons: Vec<&'static str>,
+    pub(crate) since: Instant,
+    /// The front of the statement that led to it.
+    pub(crate) statement: String,
+}
+
 /// A client, as seen by others. Whoever sets a cell wakes the task.
 pub(crate) struct Slot {
     pub(crate) id: u64,
@@ -56,6 +66,10 @@ pub(crate) struct Slot {
     pub(crate) linked_since: Cell<Instant>,
     pub(crate) statements: Cell<usize>,
     pub(crate) link: RefCell<Option<Rc<Live>>>,
+    /// Why it keeps its server, if it does.
+    pub(crate) pinned: RefCell<Option<Pinned>>,
+    /// The statement behind which it was idle in a transaction last.
+    pub(crate) statement: RefCell<String>,
     pub(crate) grant: Cell<Option<Grant>>,
     pub(crate) kill: Cell<Option<Refusal>>,
     pub(crate) cancel: Cell<Option<oneshot::Sender<()>>>,
@@ -84,6 +98,8 @@ impl Slot {
             linked_since: Cell::new(now),
             statements: Cell::new(0),
             link: RefCell::new(None),
+            pinned: RefCell::new(None),
+            statement: RefCell::default(),
             grant: Cell::new(None),
             kill: Cell::new(None),
             cancel: Cell::new(None),

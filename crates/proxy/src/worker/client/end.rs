@@ -34,6 +34,9 @@ impl Client {
             self.worker.place(state, self.pool, idle, true, now);
         }
         self.slot.link.borrow_mut().take();
+        if let Some(counts) = self.session.take_counts() {
+            state.pool(self.pool).count_state(&self.slot.application_name, &counts);
+        }
         let mid_message = self.session.is_mid_message();
         let mid_reply = self.link.as_ref().is_some_and(|l| l.server.is_mid_reply());
         if let Some(link) = self.link.take() {

@@ -1,6 +1,7 @@
 //! A client's task: wait for readiness, a grant or an order; apply; flush. Everything it decides, the session decides.
 
 mod end;
+mod state;
 mod welcome;
 
 use std::io;
@@ -81,7 +82,8 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(worker: Rc<Worker>, slot: Rc<Slot>, new: NewClient) -> io::Result<Self> {
         let spec = &new.pool;
-        let session = Session::new(new.id, spec.pooling, spec.max_prepared, new.settings);
+        let session = Session::new(new.id, spec.pooling, spec.max_prepared, new.settings)
+            .with_tracking(spec.tracking);
         let (mut inbox, mut outbox) = (Buffer::default(), Buffer::default());
         inbox.push(&new.early);
         outbox.push(&new.late);
@@ -127,7 +129,7 @@ impl Client {
             progress |= self.read_client(state, cx)?;
             if self.phase == Phase::Open {
                 // The server may have been done before the client's last message was through, or the outbox empty.
-                self.release_if_done(state);
+                progress |= self.release_if_done(state);
             }
             if !progress {
                 return Ok(());
@@ -248,12 +250,18 @@ impl Client {
         self.link = Some(idle.link());
     }
 
-    /// The server goes back if the session is done with it.
-    fn release_if_done(&mut self, state: &mut State) {
+    /// The server goes back if the session is done with it, and nothing has to be asked of it first. Is there more to do?
+    fn release_if_done(&mut self, state: &mut State) -> bool {
         let clear = |l: &Linked| l.conn.inbox.is_empty() && l.conn.outbox.is_empty();
         // What waits for the server's progress is its client's next message: that comes first.
-        let done = self.block == Block::None
-            && self.link.as_ref().is_some_and(|l| self.session.can_release(&l.server) && clear(l));
+        let waits = self.block != Block::None || !self.link.as_ref().is_some_and(clear);
+        if waits {
+            return false;
+        }
+        if self.begin_audit(state) {
+            return true;
+        }
+        let done = self.link.as_ref().is_some_and(|l| self.session.can_release(&l.server));
         if done && let Some(link) = self.link.take() {
             let now = state.now;
             self.hold = false;
@@ -267,11 +275,13 @@ impl Client {
                 server.set_close_needed();
             }
             conn.live.prepared.set(server.prepared_count());
+            self.tell_state(state);
             match server.release() {
-                Ok(server) => self.worker.place(state, self.pool, Idle { conn, server }, true, now),
+                Ok(server) => self.worker.give_back(state, self.pool, Idle { conn, server }, now),
                 Err(server) => self.worker.recover(state, self.pool, Linked { conn, server }, Left::default()),
             }
         }
+        false
     }
 
     fn process_inbox(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
@@ -299,8 +309,9 @@ impl Client {
             let was_outside = self.link.as_ref().is_none_or(|l| l.server.tx() == TxStatus::Idle);
             let progress = {
                 let State { pools, registry, .. } = &mut *state;
-                let counters = &mut pools[self.pool.0].as_mut().expect("the pool of a client is known").counters;
-                let ctx = &mut Ctx { registry, counters, plan: &mut plan };
+                let entry = pools[self.pool.0].as_mut().expect("the pool of a client is known");
+                let PoolState { counters, knowledge, .. } = &mut **entry;
+                let ctx = &mut Ctx { registry, counters, catalog: knowledge.catalog(), plan: &mut plan };
                 self.session.handle_client(self.link.as_mut().map(|l| &mut *l.server), &input[at..], ctx)
             };
             self.send_plan(&plan, &input[at..], cx);
@@ -450,15 +461,22 @@ impl Client {
             let State { pools, registry, .. } = &mut *state;
             let entry = pools[self.pool.0].as_mut().expect("the pool of a client is known");
             entry.stats.sent += input.len() as u64;
-            let ctx = &mut Ctx { registry, counters: &mut entry.counters, plan: &mut plan };
+            let PoolState { counters, knowledge, .. } = &mut **entry;
+            let ctx = &mut Ctx { registry, counters, catalog: knowledge.catalog(), plan: &mut plan };
             self.session.handle_server(server, input, ctx)
         };
+        if server.take_catalog_changed() {
+            state.pool(self.pool).knowledge.set_outdated();
+        }
         if !was_ready && server.is_ready() {
             let now = state.now;
             let ran = micros(now.saturating_duration_since(self.slot.since.get()));
             state.pool(self.pool).stats.query_time_us += ran;
             let outside = server.tx() == TxStatus::Idle;
             self.slot.set_doing(if outside { Doing::Idle } else { Doing::IdleInTransaction }, now);
+            if !outside {
+                *self.slot.statement.borrow_mut() = server.last_statement();
+            }
         }
         if self.session.breaks_statement_pooling(server) {
             state.plan = plan;
@@ -491,6 +509,9 @@ impl Client {
         let Some(Linked { server, .. }) = &mut self.link else {
             return if self.block == Block::Server { self.process_inbox(state, cx) } else { Ok(()) };
         };
+        if server.is_replay_lost() {
+            return self.lose_replay(state, cx);
+        }
         if !server.is_replaying()
             && let Some(body) = server.take_own_error()
         {
@@ -501,6 +522,9 @@ impl Client {
         if !server.is_replaying() && server.take_reset_failed() {
             self.take_back(state);
             return self.go_on(state, cx);
+        }
+        if server.is_pinned() || self.slot.pinned.borrow().is_some() {
+            self.tell_state(state);
         }
         match (&self.phase, &self.block) {
             (Phase::Welcome, _) => self.welcome(state, cx),

@@ -1,0 +1,64 @@
+//! Following the session's state: audits before the server is given back, replays that failed, and what the console is
+//! told of both.
+
+use std::task::Context;
+
+use pgsluice_session::{AfterLoss, Refusal};
+use pgsluice_wire::Report;
+
+use super::Client;
+use super::end::End;
+use crate::worker::State;
+use crate::worker::conn::Linked;
+use crate::worker::slot::{Doing, Pinned};
+
+impl Client {
+    /// The session is done for now: is something to be asked of its server first? Then the question is on its way.
+    pub(super) fn begin_audit(&mut self, state: &mut State) -> bool {
+        let Some(Linked { conn, server }) = &mut self.link else { return false };
+        if !self.session.wants_audit(server) {
+            return false;
+        }
+        self.session.write_audit(server, &mut state.registry, conn.outbox.tail());
+        true
+    }
+
+    /// The console is told whether the session is pinned, and what happened.
+    pub(super) fn tell_state(&mut self, state: &mut State) {
+        let server = self.link.as_ref().map(|l| &l.server);
+        let pinned = server.filter(|s| s.is_pinned());
+        let reasons: Vec<_> = pinned.map(|s| s.pins().map(|reason| reason.name()).collect()).unwrap_or_default();
+        let mut shown = self.slot.pinned.borrow_mut();
+        if shown.as_ref().map_or(&[][..], |p| &p.reasons[..]) != &reasons[..] {
+            *shown = pinned.map(|s| Pinned {
+                reasons,
+                since: shown.as_ref().map_or(state.now, |p| p.since),
+                statement: s.last_statement(),
+            });
+        }
+        drop(shown);
+        if let Some(counts) = self.session.take_counts() {
+            state.pool(self.pool).count_state(&self.slot.application_name, &counts);
+        }
+    }
+
+    /// A replay failed that the client's messages were sent behind. They did not run, and are answered with its error; the
+    /// server is closed, as its answers to them are still to come.
+    pub(super) fn lose_replay(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        self.slot.link.borrow_mut().take();
+        let body = link.server.take_own_error();
+        let why = body.as_deref().and_then(|body| Report::read(body).ok());
+        let why = why.map_or(Refusal::ServerLost, Refusal::from_report);
+        self.session.be_careful();
+        state.pool(self.pool).pool.lose();
+        self.slot.set_doing(Doing::Idle, state.now);
+        self.hold = false;
+        let after = self.session.handle_server_lost(&mut link.server, &why, self.outbox.tail());
+        self.worker.lose(self.pool, *link.conn);
+        if after == AfterLoss::Close {
+            return Err(End::Told("settings could not be replayed"));
+        }
+        self.process_inbox(state, cx)
+    }
+}

@@ -1,0 +1,194 @@
+//! What a client's statements may leave behind: their texts are read once, on their way to the server.
+
+use std::fmt;
+
+use pgsluice_sql::{Effects, Reading, Suspects};
+use pgsluice_wire::{DataRow, FrontendWriter};
+
+use crate::Ctx;
+use crate::frontend::Session;
+use crate::ledger::Owed;
+use crate::message::{Message, Step};
+use crate::server::Server;
+use crate::statement::{GUARD, RESERVED_PREFIX, Statement};
+use crate::tracking::{Audit, PinReason};
+
+/// What is known of a database's functions, triggers and views.
+#[derive(Clone, Copy, Debug)]
+pub enum Catalog<'a> {
+    /// Nothing, or nothing of now: any statement may do anything.
+    Unknown,
+    /// Which of them can change a session's state.
+    Known(&'a Suspects),
+}
+
+impl Session {
+    /// A text is on its way: `whole`, or the front of one that is too long to be read. Is it one that is to be refused?
+    pub(crate) fn note_text(&self, text: &[u8], whole: bool, server: &mut Server, ctx: &Ctx<'_>) -> Option<PinReason> {
+        server.last.set(text);
+        if !self.is_followed() {
+            return None;
+        }
+        let reading = self.read(text, whole, ctx);
+        server.touch(&reading);
+        self.tracking.refuses(reading.effects)
+    }
+
+    /// What a text may do.
+    pub(crate) fn read(&self, text: &[u8], whole: bool, ctx: &Ctx<'_>) -> Reading {
+        let text = text.strip_suffix(&[0]).unwrap_or(text);
+        let suspects = match ctx.catalog {
+            Catalog::Known(suspects) => Some(suspects),
+            Catalog::Unknown => None,
+        };
+        let mut reading = if whole { pgsluice_sql::read(text, suspects) } else { Reading::default() };
+        if !whole {
+            reading.effects |= Effects::OPAQUE;
+        }
+        if reading.effects.contains(Effects::PREPARE) && names_ours(text) {
+            reading.effects |= Effects::OPAQUE;
+        }
+        reading.effects = self.judge(reading.effects, ctx);
+        reading
+    }
+
+    fn judge(&self, effects: Effects, ctx: &Ctx<'_>) -> Effects {
+        match self.tracking.audit {
+            Audit::Suspects if matches!(ctx.catalog, Catalog::Known(_)) => effects,
+            Audit::Suspects | Audit::Always => effects | Effects::SUSPECT,
+            Audit::Never => effects.without(Effects::OPAQUE | Effects::SUSPECT),
+        }
+    }
+
+    /// A named statement is bound.
+    pub(crate) fn note_bound(&self, statement: &Statement, server: &mut Server, ctx: &Ctx<'_>) {
+        server.last.set(statement.content());
+        if !self.is_followed() {
+            return;
+        }
+        match ctx.catalog {
+            Catalog::Known(suspects) if suspects.is_empty() && self.tracking.audit == Audit::Suspects => {
+                server.touch(statement.reading());
+            }
+            _ => server.touch(&self.read(statement.text(), true, ctx)),
+        }
+    }
+
+    /// A Query that is not to run: PostgreSQL gets one that fails, and [`crate::Refusal::StateRefused`] takes the place of
+    /// what it says.
+    pub(crate) fn refuse_query(
+        &mut self,
+        reason: PinReason,
+        message: Message<'_>,
+        server: &mut Server,
+        ctx: &mut Ctx<'_>,
+    ) -> Step {
+        let text = format!("EXECUTE \"{GUARD}{RESERVED_PREFIX}\"");
+        ctx.plan.insert(|out| FrontendWriter(out).query(text.as_bytes()));
+        server.owe(Owed::RefusedQuery(reason));
+        self.counts.refused += 1;
+        self.discard(message)
+    }
+
+    /// The same for a Parse.
+    pub(crate) fn refuse_state(
+        &mut self,
+        reason: PinReason,
+        message: Message<'_>,
+        server: &mut Server,
+        ctx: &mut Ctx<'_>,
+    ) -> Step {
+        let name = format!("{GUARD}{RESERVED_PREFIX}");
+        ctx.plan.insert(|out| FrontendWriter(out).describe_statement(name.as_bytes()));
+        server.owe(Owed::RefusedParse(reason));
+        self.counts.refused += 1;
+        self.discard(message)
+    }
+}
+
+/// Rows of [`Suspects::QUERY`], as far as they have come; `None` after an error.
+pub(crate) type CatalogRows = Option<Vec<[Box<[u8]>; 3]>>;
+
+impl Server {
+    /// Appends the question what the database has that can change a session's state; the answer comes through
+    /// [`Server::handle_alone`].
+    pub fn write_catalog_query(&mut self, out: &mut Vec<u8>) {
+        FrontendWriter(out).query(Suspects::QUERY.as_bytes());
+        self.owe_hidden_cycle(Owed::HiddenQuery);
+        self.unnamed = None;
+        self.catalog_rows = Some(Some(Vec::new()));
+    }
+
+    /// The answer, when it is in; `None` if the question failed.
+    pub fn take_catalog(&mut self) -> Option<Suspects> {
+        let rows = self.catalog_rows.take()??;
+        Some(Suspects::from_rows(rows.iter().map(|row| row.each_ref().map(|column| &**column))))
+    }
+
+    pub(crate) fn take_catalog_row(&mut self, body: &[u8]) {
+        let Some(Some(rows)) = &mut self.catalog_rows else { return };
+        let columns = DataRow::new(body).columns().ok();
+        match columns.as_deref() {
+            Some(&[kind, name, source]) => rows.push([kind, name, source].map(|c| c.unwrap_or_default().into())),
+            _ => self.catalog_rows = Some(None),
+        }
+    }
+
+    /// Has a command since this was asked last made, or may have made, a function, trigger or view?
+    pub fn take_catalog_changed(&mut self) -> bool {
+        std::mem::take(&mut self.catalog_changed)
+    }
+
+    /// Its client sends what may do this.
+    pub(crate) fn touch(&mut self, reading: &Reading) {
+        self.touched |= reading.effects;
+        if self.pins.contains(Effects::OPAQUE) {
+            // What an audit could not find out is asked again.
+            self.touched |= Effects::OPAQUE;
+        }
+        if !reading.custom.is_empty() {
+            self.custom.extend(reading.custom.iter().cloned());
+        }
+    }
+}
+
+/// Bytes of a statement that are kept for the console.
+const LAST_TEXT_MAX: usize = 128;
+
+/// The front of a statement.
+#[derive(Clone, Copy)]
+pub(crate) struct LastText {
+    bytes: [u8; LAST_TEXT_MAX],
+    len: usize,
+}
+
+impl Default for LastText {
+    fn default() -> Self {
+        Self { bytes: [0; LAST_TEXT_MAX], len: 0 }
+    }
+}
+
+impl LastText {
+    pub(crate) fn set(&mut self, text: &[u8]) {
+        self.len = text.len().min(LAST_TEXT_MAX);
+        self.bytes[..self.len].copy_from_slice(&text[..self.len]);
+    }
+}
+
+impl fmt::Display for LastText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.bytes[..self.len].split(|&b| b == 0).next().unwrap_or_default();
+        f.write_str(&String::from_utf8_lossy(text))
+    }
+}
+
+impl fmt::Debug for LastText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
+/// Does a text name a statement as we call it on a server?
+fn names_ours(text: &[u8]) -> bool {
+    text.windows(RESERVED_PREFIX.len()).any(|part| part.eq_ignore_ascii_case(RESERVED_PREFIX.as_bytes()))
+}
