@@ -29,6 +29,8 @@ pub(crate) enum Raw {
     Float(f64),
     Bool(bool),
     List(Vec<Raw>),
+    /// A TOML table, in no order.
+    Table(Vec<(String, Raw)>),
     /// A TOML value that no key takes: its name.
     Other(&'static str),
 }
@@ -37,8 +39,16 @@ pub(crate) enum Raw {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Wrong {
     Expected(&'static str),
-    Range { min: u32, max: u32 },
+    Range {
+        min: u32,
+        max: u32,
+    },
     Choice(&'static [&'static str]),
+    /// Part of the value is none of a fixed list: which part, for messages.
+    Part {
+        found: String,
+        allowed: &'static [&'static str],
+    },
     Unsupported(&'static str),
 }
 
@@ -88,6 +98,7 @@ impl Raw {
     pub(crate) fn describe(&self, secret: bool) -> String {
         match self {
             Raw::List(_) => "a list".to_string(),
+            Raw::Table(_) => "a table".to_string(),
             Raw::Other(name) => (*name).to_string(),
             _ if secret => "something else".to_string(),
             // A number of an ini file is text like everything there, but reads better without quotes.
@@ -100,7 +111,7 @@ impl Raw {
         }
     }
 
-    fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match self {
             Raw::Text(text) | Raw::Quoted(text) => Some(text),
             _ => None,

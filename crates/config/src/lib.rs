@@ -13,6 +13,7 @@ mod listen;
 mod model;
 mod nearest;
 mod pgbouncer;
+mod pins;
 mod problem;
 mod reference;
 mod secret;
@@ -34,6 +35,7 @@ pub use crate::model::{
     AuthType, Config, DATABASE_KEYS, Database, EntryKey, FALLBACK, PoolMode, RESERVED_DATABASES, USER_KEYS,
     UnknownName, User,
 };
+pub use crate::pins::{Audit, PinPolicies, PinPolicy, PinReason};
 pub use crate::problem::{Conflict, Problem, ProblemKind, Problems, Syntax, Warning, WarningKind};
 pub use crate::reference::reference_toml;
 pub use crate::secret::Secret;

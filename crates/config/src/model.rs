@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::kinds::{Count, Host, Kind, Maybe, Port, Raw, Seconds, Text, Wrong};
+use crate::pins::{Audit, PinPolicies};
 use crate::secret::Secret;
 use crate::settings::{Dialect, SettingRow, Settings};
 
@@ -118,6 +119,10 @@ entry! {
         max_db_connections: Option<u32> as Maybe<Count> = None;
         /// Age at which an unused server is closed.
         server_lifetime: Option<Duration> as Maybe<Seconds> = None;
+        /// What is done about state that cannot move to another server; a user's own wins.
+        pin_policy: Option<PinPolicies> as Maybe<PinPolicies> = None;
+        /// When servers are audited; a user's own wins.
+        audit: Option<Audit> as Maybe<Audit> = None;
         /// How long a client may wait for a server; a user's own wins.
         query_wait_timeout: Option<Duration> as Maybe<Seconds> = None;
         /// Run on every new server after its login.
@@ -146,6 +151,10 @@ entry! {
         reserve_pool_size: Option<u32> as Maybe<Count> = None;
         /// Servers of this user over all databases.
         max_user_connections: Option<u32> as Maybe<Count> = None;
+        /// What is done about state that cannot move to another server; wins over the database's.
+        pin_policy: Option<PinPolicies> as Maybe<PinPolicies> = None;
+        /// When servers are audited; wins over the database's.
+        audit: Option<Audit> as Maybe<Audit> = None;
         /// How long a query may run.
         query_timeout: Option<Duration> as Maybe<Seconds> = None;
         /// How long a client may wait for a server; wins over the database's.
@@ -254,6 +263,16 @@ impl Config {
     /// Age at which an unused server of this database is closed; zero: used once.
     pub fn server_lifetime(&self, database: &str) -> Duration {
         self.of_database(database, |d| d.server_lifetime).unwrap_or(self.settings.server_lifetime)
+    }
+
+    /// What is done about state that cannot move to another server, in this pool.
+    pub fn pin_policies(&self, database: &str, user: &str) -> PinPolicies {
+        self.winner(database, user, |u| u.pin_policy, |d| d.pin_policy).unwrap_or(self.settings.pin_policy)
+    }
+
+    /// When servers of this pool are audited.
+    pub fn audit(&self, database: &str, user: &str) -> Audit {
+        self.winner(database, user, |u| u.audit, |d| d.audit).unwrap_or(self.settings.audit)
     }
 
     /// How long a client may wait for a server; zero: no limit.

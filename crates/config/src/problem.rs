@@ -73,7 +73,7 @@ pub enum ProblemKind {
     },
     /// The value is none of a fixed list.
     NotAllowed {
-        /// What was there, shortened.
+        /// What was there, or which part of it, shortened.
         found: String,
         /// The list.
         allowed: &'static [&'static str],
@@ -188,6 +188,7 @@ impl ProblemKind {
             Wrong::Expected(expected) => Self::Expected { expected, found },
             Wrong::Range { min, max } => Self::OutOfRange { found, min, max },
             Wrong::Choice(allowed) => Self::NotAllowed { found, allowed },
+            Wrong::Part { found, allowed } => Self::NotAllowed { found, allowed },
             Wrong::Unsupported(instead) => Self::Unsupported(instead),
         }
     }

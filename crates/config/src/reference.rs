@@ -81,6 +81,8 @@ fn example(key: &str) -> &'static str {
         "timezone" => "\"UTC\"",
         "application_name" => "\"pgsluice\"",
         "server_lifetime" => "\"1h\"",
+        "pin_policy" => "\"listen=error temp=warn\"",
+        "audit" => "\"always\"",
         key if key.ends_with("_timeout") => "\"30s\"",
         key if key.starts_with("min_") || key.starts_with("reserve_") => "2",
         _ => "20",

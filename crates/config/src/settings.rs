@@ -9,6 +9,7 @@ use crate::kinds::{
     Count, Flag, Kind, Mode, Names, Number, OptionalPath, Percent, Port, Raw, Seconds, SocketDir, Text, Wrong,
 };
 use crate::model::{AuthType, PoolMode};
+use crate::pins::{Audit, PinPolicies};
 use crate::problem::{Problem, ProblemKind};
 
 /// Which of the two file formats, each with its own defaults.
@@ -139,6 +140,20 @@ settings! {
         max_user_connections: u32 as Count = "0" => reload;
         /// Prepared statements kept per server; 0: they are passed through as they are.
         max_prepared_statements: u32 as Count = "200" => reload;
+        /// In transaction mode, what is done about state of a session that cannot be brought to another server: pairs
+        /// `reason=policy` separated by blanks, such as "listen=error temp=warn".
+        /// Reasons: temp (temporary tables and other temporary objects), advisory_lock (those held by the session), cursor
+        /// (WITH HOLD), prepare (SQL's PREPARE), listen, load, sequence (what currval() and lastval() tell); all, which
+        /// stands first, is for every reason not named.
+        /// Policies: pin (the session keeps its server until the state is gone), error (SQLSTATE 0A000), warn (as pin, and
+        /// one WARNING per session), ignore (the state is not kept for the client, and is removed before the server goes to
+        /// anybody else). A reason that nothing names is pinned.
+        pin_policy: PinPolicies as PinPolicies = "all=pin" => reload;
+        /// In transaction mode, when a server is asked, before anybody else gets it, for the state that its client left:
+        /// suspects (after what may have changed some, judged by statements, command tags and the catalog's functions,
+        /// triggers and views), always (after every transaction), never (nothing is asked beyond what command tags and the
+        /// text show to be certain; state changed inside functions is not noticed then).
+        audit: Audit as Audit = "suspects" => reload;
         /// Whether idle servers are used in turn instead of the last used first.
         server_round_robin: bool as Flag = "0" => reload;
         /// Startup parameters that are accepted and dropped.

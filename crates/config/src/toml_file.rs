@@ -81,6 +81,8 @@ fn raw(value: &DeValue<'_>) -> Raw {
         DeValue::Boolean(b) => Raw::Bool(*b),
         DeValue::Datetime(_) => Raw::Other("a date"),
         DeValue::Array(items) => Raw::List(items.iter().map(|i| raw(i.get_ref())).collect()),
-        DeValue::Table(_) => Raw::Other("a table"),
+        DeValue::Table(table) => {
+            Raw::Table(table.iter().map(|(k, v)| (k.get_ref().to_string(), raw(v.get_ref()))).collect())
+        }
     }
 }

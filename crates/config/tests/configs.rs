@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgsluice_config::{
-    AuthType, Config, Dialect, Listener, PoolMode, Secret, Settings, config_from_url, parse, parse_ini, parse_toml,
-    parse_url,
+    Audit, AuthType, Config, Dialect, Listener, PinPolicies, PinPolicy, PinReason, PoolMode, Secret, Settings,
+    config_from_url, parse, parse_ini, parse_toml, parse_url,
 };
 
 fn toml(text: &str) -> Config {
@@ -98,6 +98,49 @@ fn user_wins_over_database_over_settings() {
     assert_eq!(config.database("b").map(|(_, fallback)| fallback), Some(true));
     assert_eq!(config.database("a").map(|(_, fallback)| fallback), Some(false));
     assert!(toml("[databases.a]\n").database("b").is_none());
+}
+
+#[test]
+fn policies_stand_in_text_or_a_table_and_one_wins_as_a_whole() {
+    let text = "pin_policy = \"all=warn listen=error\"\naudit = \"never\"\n[databases.a]\naudit = \"always\"\n\
+                [databases.a.pin_policy]\nListen = \"Ignore\"\nall = \"error\"\n[databases.b]\n\
+                [users.u]\npin_policy = \"temp=ignore\"\naudit = \"suspects\"\n";
+    let same = "[databases]\na = audit=always pin_policy='all=error  listen=ignore'\nb =\n\
+                [users]\nu = pin_policy=temp=ignore audit=suspects\n\
+                [pgbouncer]\nlisten_addr = *\npin_policy = all=warn listen=error\naudit = Never\n";
+    for config in [toml(text), ini(same)] {
+        let of = |database, user| {
+            let policies = config.pin_policies(database, user);
+            [PinReason::Listen, PinReason::Temp, PinReason::Sequence].map(|reason| policies.get(reason))
+        };
+        assert_eq!(of("b", "x"), [PinPolicy::Error, PinPolicy::Warn, PinPolicy::Warn]);
+        assert_eq!(of("a", "x"), [PinPolicy::Ignore, PinPolicy::Error, PinPolicy::Error]);
+        assert_eq!(of("a", "u"), [PinPolicy::Pin, PinPolicy::Ignore, PinPolicy::Pin]);
+        assert_eq!(
+            [config.audit("b", "x"), config.audit("a", "x"), config.audit("a", "u")],
+            [Audit::Never, Audit::Always, Audit::Suspects]
+        );
+    }
+    let untouched = toml("[databases.a]\n");
+    assert_eq!(
+        (untouched.pin_policies("a", "x"), untouched.audit("a", "x")),
+        (PinPolicies::default(), Audit::Suspects)
+    );
+    assert_eq!(ini("[databases]\na = pin_policy=''\n[pgbouncer]\npin_policy =\n").pin_policies("a", "x"), {
+        PinPolicies::all(PinPolicy::Pin)
+    });
+}
+
+#[test]
+fn policies_are_shown_and_set_as_text() {
+    let mut settings = Settings::default();
+    let shown = |settings: &Settings| settings.rows().into_iter().find(|r| r.key == "pin_policy").map(|r| r.value);
+    assert_eq!(shown(&settings).as_deref(), Some("all=pin"));
+    settings.set("pin_policy", "all=pin  Sequence=IGNORE temp=warn").expect("valid");
+    assert_eq!(shown(&settings).as_deref(), Some("temp=warn sequence=ignore"));
+    settings.set("audit", "ALWAYS").expect("valid");
+    assert_eq!(settings.audit, Audit::Always);
+    assert!(settings.set("pin_policy", "temp").is_err() && settings.set("audit", "").is_err());
 }
 
 #[test]

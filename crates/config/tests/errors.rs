@@ -45,6 +45,38 @@ fn one_line_each_in_toml() {
             "auth_type: this way of authenticating is not supported yet, and a weaker one will not be used in its place; \
              allowed: any, trust, plain, md5, scram-sha-256",
         ),
+        (
+            "pin_policy = \"listen=error tmp=warn\"",
+            "pin_policy: reason \"tmp\" is not allowed; allowed: all, temp, advisory_lock, cursor, prepare, listen, load, \
+             sequence",
+        ),
+        (
+            "pin_policy = \"all=eror\"",
+            "pin_policy: policy \"eror\" of all is not allowed; allowed: pin, error, warn, ignore",
+        ),
+        (
+            "pin_policy = { temp = \"\" }",
+            "pin_policy: policy \"\" of temp is not allowed; allowed: pin, error, warn, ignore",
+        ),
+        (
+            "pin_policy = \"error\"",
+            "pin_policy: expects pairs of reason and policy separated by blanks, such as \"listen=error temp=warn\", in \
+             TOML also a table, found \"error\"",
+        ),
+        (
+            "pin_policy = { temp = 1 }",
+            "pin_policy: expects pairs of reason and policy separated by blanks, such as \"listen=error temp=warn\", in \
+             TOML also a table, found a table",
+        ),
+        (
+            "pin_policy = \"temp=warn all=pin\"",
+            "pin_policy: names a reason twice, or all after others; name each once, and all first",
+        ),
+        (
+            "pin_policy = \"temp=warn TEMP=pin\"",
+            "pin_policy: names a reason twice, or all after others; name each once, and all first",
+        ),
+        ("audit = \"often\"", "audit: \"often\" is not allowed; allowed: suspects, always, never"),
         ("log_stats = \"yes\"", "log_stats: expects true or false, found \"yes\""),
         (
             "query_timeout = \"5 weeks\"",
@@ -103,8 +135,8 @@ fn one_line_each_in_a_database_or_user() {
     assert_eq!(
         toml("[databases.app]\n[users.alice]\ncolour = 1"),
         ["pgsluice.toml:3: users.alice.colour: unknown key; allowed: password, pool_mode, pool_size, \
-             reserve_pool_size, max_user_connections, query_timeout, query_wait_timeout, idle_transaction_timeout, \
-             transaction_timeout, client_idle_timeout"]
+             reserve_pool_size, max_user_connections, pin_policy, audit, query_timeout, query_wait_timeout, \
+             idle_transaction_timeout, transaction_timeout, client_idle_timeout"]
     );
     assert_eq!(
         toml("auth_type = \"any\"\n[databases.app]"),

@@ -27,6 +27,9 @@ const CANDIDATES: &[&str] = &[
     "",
     "localhost",
     "10.1.2.3, ::1",
+    "never",
+    "listen=error temp=warn",
+    "all=ignore sequence=pin",
 ];
 
 /// Settings in which every key was given a random value that its kind takes.
