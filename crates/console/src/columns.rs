@@ -65,6 +65,9 @@ fn specs(subject: Subject) -> &'static [Spec] {
         Subject::Config => &[("key", Text), ("value", Text), ("default", Text), ("changeable", Text)],
         Subject::Lists => &[("list", Text), ("items", Int4)],
         Subject::Budget => &BUDGET,
+        Subject::Pins => &PINS,
+        Subject::PinStats => &PIN_STATS,
+        Subject::Leaks => &LEAKS,
         Subject::Version => &[("version", Text)],
         Subject::State => &[("key", Text), ("value", Text)],
         Subject::Peers => &[("peer_id", Int4), ("host", Text), ("port", Int4), ("pool_size", Int4)],
@@ -256,4 +259,64 @@ const BUDGET: [Spec; 16] = [
     ("used_percent", Numeric),
     ("state", Text),
     ("reason", Text),
+];
+
+/// All ours. `client` and `server` are ids, exact for every id.
+const PINS: [Spec; 13] = [
+    ("client", Numeric),
+    ("pid", Int4),
+    ("database", Text),
+    ("user", Text),
+    ("application_name", Text),
+    ("addr", Text),
+    ("port", Int4),
+    ("server", Numeric),
+    ("remote_pid", Int4),
+    ("reason", Text),
+    ("since", Text),
+    ("age", Int4),
+    ("statement", Text),
+];
+
+/// All ours.
+const PIN_STATS: [Spec; 20] = [
+    ("database", Text),
+    ("user", Text),
+    ("application_name", Text),
+    ("audits", Numeric),
+    ("audit_failures", Numeric),
+    ("pins", Numeric),
+    // As in `PIN_REASONS`:
+    ("temp", Numeric),
+    ("advisory_lock", Numeric),
+    ("cursor", Numeric),
+    ("prepare", Numeric),
+    ("listen", Numeric),
+    ("load", Numeric),
+    ("sequence", Numeric),
+    ("unknown", Numeric),
+    ("unpins", Numeric),
+    ("replays", Numeric),
+    ("replay_failures", Numeric),
+    ("refused", Numeric),
+    ("warned", Numeric),
+    ("ignored", Numeric),
+];
+
+/// All ours.
+const LEAKS: [Spec; 14] = [
+    ("client", Numeric),
+    ("pid", Int4),
+    ("database", Text),
+    ("user", Text),
+    ("application_name", Text),
+    ("addr", Text),
+    ("port", Int4),
+    ("server", Numeric),
+    ("remote_pid", Int4),
+    ("idle", Int4),
+    ("transaction", Int4),
+    ("locks", Int4),
+    ("waiting", Int4),
+    ("statement", Text),
 ];

@@ -84,6 +84,12 @@ pub enum Subject {
     Lists,
     /// The backend budget, one row per PostgreSQL. Not in PgBouncer.
     Budget,
+    /// Pinned sessions. Not in PgBouncer.
+    Pins,
+    /// Audits, pins and replays per application. Not in PgBouncer.
+    PinStats,
+    /// Clients idle inside a transaction. Not in PgBouncer.
+    Leaks,
     /// The version text, see [`crate::VERSION`].
     Version,
     /// Whether the pooler is active or paused.
@@ -278,6 +284,9 @@ impl Subject {
             "config" => Self::Config,
             "lists" => Self::Lists,
             "budget" => Self::Budget,
+            "pins" => Self::Pins,
+            "pin_stats" => Self::PinStats,
+            "leaks" => Self::Leaks,
             "version" => Self::Version,
             "state" => Self::State,
             "help" => Self::Help,

@@ -14,6 +14,7 @@ mod command;
 mod complaint;
 mod console;
 mod extended;
+mod holders;
 mod lex;
 mod parameters;
 mod read;
@@ -28,6 +29,7 @@ pub use command::{BadCommand, Command, Constant, ShutdownMode, Subject, parse, p
 pub use complaint::Failure;
 pub use console::{Access, Console, MESSAGE_MAX, OUTBOX_MAX, QUERY_COMMANDS_MAX, Want};
 pub use extended::{NAME_MAX, PORTALS_MAX, STATEMENTS_MAX};
+pub use holders::{Holder, Leak, PIN_REASONS, Pin, PinCounters, PinStat, STATEMENT_SHOWN_MAX};
 pub use parameters::{Parameter, SERVER_VERSION, VERSION};
 pub use render::{Table, render};
 pub use snapshot::{

@@ -5,6 +5,7 @@ use pgsluice_wire::Column;
 use crate::budget::BudgetRow;
 use crate::columns::{TOTALS_NAMES, columns};
 use crate::command::Subject;
+use crate::holders::{Holder, Leak, Pin, PinStat, excerpt};
 use crate::parameters::VERSION;
 use crate::snapshot::{
     Activity, ConfigRow, ConnKind, ConnRow, DatabaseRow, Lists, PoolRow, Replication, Snapshot, UserRow,
@@ -41,6 +42,9 @@ fn rows(subject: Subject, s: &Snapshot) -> Vec<Vec<Cell>> {
         Subject::Config => s.config.iter().map(config).collect(),
         Subject::Lists => lists(&s.lists),
         Subject::Budget => s.budget.iter().map(budget).collect(),
+        Subject::Pins => s.pins.iter().map(pin).collect(),
+        Subject::PinStats => s.pin_stats.iter().map(pin_stat).collect(),
+        Subject::Leaks => s.leaks.iter().map(leak).collect(),
         Subject::Version => vec![vec![text(VERSION)]],
         Subject::State => state(s.activity),
         Subject::Help | Subject::Peers | Subject::PeerPools => Vec::new(),
@@ -218,6 +222,48 @@ fn budget(row: &BudgetRow) -> Vec<Cell> {
         text(row.state.as_str()),
         text(reason),
     ]
+}
+
+fn holder(row: &Holder) -> Vec<Cell> {
+    vec![
+        numeric(row.client),
+        int4(row.pid),
+        text(&row.database),
+        text(&row.user),
+        text(&row.application_name),
+        text(&row.addr),
+        int4(row.port),
+        numeric(row.server),
+        int4(row.remote_pid),
+    ]
+}
+
+fn pin(row: &Pin) -> Vec<Cell> {
+    let mut cells = holder(&row.holder);
+    cells.extend([
+        text(row.reasons.join(", ")),
+        time(row.since),
+        int4(row.age.as_secs()),
+        text(excerpt(&row.statement)),
+    ]);
+    cells
+}
+
+fn pin_stat(row: &PinStat) -> Vec<Cell> {
+    let names = [&row.database, &row.user, &row.application_name].map(text);
+    names.into_iter().chain(row.counters.in_order().map(numeric)).collect()
+}
+
+fn leak(row: &Leak) -> Vec<Cell> {
+    let mut cells = holder(&row.holder);
+    cells.extend([
+        int4(row.idle.as_secs()),
+        int4(row.transaction.as_secs()),
+        row.locks.and_then(int4),
+        row.waiting.and_then(int4),
+        text(excerpt(&row.statement)),
+    ]);
+    cells
 }
 
 fn state(activity: Activity) -> Vec<Vec<Cell>> {

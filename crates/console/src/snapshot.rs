@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::budget::BudgetRow;
+use crate::holders::{Leak, Pin, PinStat};
 use crate::stats::StatsRow;
 
 /// Everything `SHOW` can show. A caller may fill in only the part that the subject asked for needs.
@@ -29,6 +30,12 @@ pub struct Snapshot {
     pub lists: Lists,
     /// `SHOW BUDGET`.
     pub budget: Vec<BudgetRow>,
+    /// `SHOW PINS`.
+    pub pins: Vec<Pin>,
+    /// `SHOW PIN_STATS`.
+    pub pin_stats: Vec<PinStat>,
+    /// `SHOW LEAKS`.
+    pub leaks: Vec<Leak>,
     /// `SHOW STATE`.
     pub activity: Activity,
 }

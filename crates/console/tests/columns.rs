@@ -4,8 +4,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use pgsluice_console::{
-    Activity, BudgetRow, BudgetState, ConfigRow, ConnKind, ConnRow, ConnState, Counters, DatabaseRow, Limits, Ours,
-    PoolRow, Snapshot, StatsRow, Subject, UserRow, columns, render,
+    Activity, BudgetRow, BudgetState, ConfigRow, ConnKind, ConnRow, ConnState, Counters, DatabaseRow, Holder, Leak,
+    Limits, Ours, PIN_REASONS, Pin, PinCounters, PinStat, PoolRow, STATEMENT_SHOWN_MAX, Snapshot, StatsRow, Subject,
+    UserRow, columns, render,
 };
 
 const CONNECTIONS: &str = "type text, user text, database text, replication text, state text, addr text, port int4, \
@@ -85,6 +86,26 @@ fn expected() -> Vec<(Subject, &'static str, &'static str)> {
              ceiling int4, cap int4, budget int4, ours_active int4, ours_idle int4, ours_connecting int4, \
              ours_control int4, used_percent numeric, state text, reason text",
         ),
+        (
+            Subject::Pins,
+            "",
+            "client numeric, pid int4, database text, user text, application_name text, addr text, port int4, \
+             server numeric, remote_pid int4, reason text, since text, age int4, statement text",
+        ),
+        (
+            Subject::PinStats,
+            "",
+            "database text, user text, application_name text, audits numeric, audit_failures numeric, pins numeric, \
+             temp numeric, advisory_lock numeric, cursor numeric, prepare numeric, listen numeric, load numeric, \
+             sequence numeric, unknown numeric, unpins numeric, replays numeric, replay_failures numeric, \
+             refused numeric, warned numeric, ignored numeric",
+        ),
+        (
+            Subject::Leaks,
+            "",
+            "client numeric, pid int4, database text, user text, application_name text, addr text, port int4, \
+             server numeric, remote_pid int4, idle int4, transaction int4, locks int4, waiting int4, statement text",
+        ),
         (Subject::Help, "", ""),
     ]
 }
@@ -104,6 +125,36 @@ fn names_and_types_are_pgbouncers() {
             })
             .collect();
         assert_eq!(have, want, "{subject:?}");
+    }
+}
+
+fn holder() -> Holder {
+    Holder {
+        client: u64::MAX,
+        pid: 77,
+        database: "app".into(),
+        user: "bob".into(),
+        application_name: "shop".into(),
+        addr: "10.0.0.7".into(),
+        port: 51_624,
+        server: 17,
+        remote_pid: 4711,
+    }
+}
+
+/// Counters that all differ: 1, 2, 3 and so on in the order of the columns.
+fn counted() -> PinCounters {
+    PinCounters {
+        audits: 1,
+        audit_failures: 2,
+        pins: 3,
+        reasons: [4, 5, 6, 7, 8, 9, 10, 11],
+        unpins: 12,
+        replays: 13,
+        replay_failures: 14,
+        refused: 15,
+        warned: 16,
+        ignored: 17,
     }
 }
 
@@ -151,6 +202,31 @@ fn snapshot() -> Snapshot {
                 reason: "others grew".into(),
             },
             BudgetRow { server: "silent:5432".into(), ..BudgetRow::default() },
+        ],
+        pins: vec![Pin {
+            holder: holder(),
+            reasons: vec!["temp", "listen"],
+            since: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+            age: Duration::from_millis(90_999),
+            // The second byte of one of these characters would be the 129th.
+            statement: format!("SELECT '{}'", "é".repeat(100)),
+        }],
+        pin_stats: vec![PinStat {
+            database: "app".into(),
+            user: "bob".into(),
+            application_name: "shop".into(),
+            counters: counted().plus(&counted()),
+        }],
+        leaks: vec![
+            Leak {
+                holder: holder(),
+                idle: Duration::from_millis(61_500),
+                transaction: Duration::from_secs(3600),
+                locks: Some(4),
+                waiting: Some(2),
+                statement: "LOCK TABLE t".into(),
+            },
+            Leak::default(),
         ],
         activity: Activity::Paused,
         ..Snapshot::default()
@@ -242,4 +318,32 @@ fn a_budget_row_adds_up_or_is_null() {
         assert_eq!(value(Subject::Budget, 1, column), None, "{column}");
     }
     shows(Subject::Budget, 1, &[("state", "unknown"), ("reason", "the server has not told its limits")]);
+}
+
+#[test]
+fn pins_and_leaks_say_who_and_why() {
+    for subject in [Subject::Pins, Subject::Leaks] {
+        shows(subject, 0, &[("client", "18446744073709551615"), ("pid", "77"), ("database", "app"), ("user", "bob")]);
+        shows(subject, 0, &[("application_name", "shop"), ("addr", "10.0.0.7"), ("port", "51624")]);
+        shows(subject, 0, &[("server", "17"), ("remote_pid", "4711")]);
+    }
+    shows(Subject::Pins, 0, &[("reason", "temp, listen"), ("since", "2023-11-14 22:13:20 UTC"), ("age", "90")]);
+    let statement = value(Subject::Pins, 0, "statement").unwrap();
+    assert!(statement.starts_with("SELECT 'é") && statement.len() == STATEMENT_SHOWN_MAX, "{statement}");
+    shows(Subject::Leaks, 0, &[("idle", "61"), ("transaction", "3600"), ("locks", "4"), ("waiting", "2")]);
+    shows(Subject::Leaks, 0, &[("statement", "LOCK TABLE t")]);
+    assert_eq!((value(Subject::Leaks, 1, "locks"), value(Subject::Leaks, 1, "waiting")), (None, None));
+    shows(Subject::Leaks, 1, &[("statement", ""), ("idle", "0")]);
+}
+
+#[test]
+fn every_pin_counter_has_its_column() {
+    let table = render(Subject::PinStats, &snapshot());
+    let names: Vec<_> = table.columns.iter().map(|c| c.name.as_str()).collect();
+    let at = names.iter().position(|name| *name == PIN_REASONS[0]).unwrap();
+    assert_eq!(names[at..at + PIN_REASONS.len()], PIN_REASONS);
+    let row: Vec<_> = table.rows[0].iter().map(|cell| cell.clone().unwrap()).collect();
+    assert_eq!(row[..3], ["app", "bob", "shop"]);
+    let doubled: Vec<_> = (1..=17).map(|n| (2 * n).to_string()).collect();
+    assert_eq!(row[3..], doubled);
 }
