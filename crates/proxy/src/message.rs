@@ -173,6 +173,11 @@ pub(crate) struct WorkerSnapshot {
     pub(crate) pools: Vec<PoolShare>,
     pub(crate) clients: Vec<pgsluice_console::ConnRow>,
     pub(crate) servers: Vec<pgsluice_console::ConnRow>,
+    pub(crate) pins: Vec<pgsluice_console::Pin>,
+    /// One for each database, user and application_name.
+    pub(crate) pin_stats: Vec<pgsluice_console::PinStat>,
+    /// Clients idle inside a transaction; of their locks the worker knows nothing.
+    pub(crate) leaks: Vec<(PoolId, pgsluice_console::Leak)>,
 }
 
 /// A worker's share of a pool.

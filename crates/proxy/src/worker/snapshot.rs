@@ -1,8 +1,9 @@
 //! A worker's share of what the console shows.
 
+use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
-use pgsluice_console::{ConnKind, ConnRow, ConnState};
+use pgsluice_console::{ConnKind, ConnRow, ConnState, Holder, Leak};
 use pgsluice_pool::PoolId;
 use pgsluice_session::Replication;
 
@@ -20,6 +21,7 @@ impl Worker {
         if detail {
             snapshot.clients = state.clients.values().map(|slot| self.client_row(&state, slot, now)).collect();
             snapshot.servers = self.server_rows(&state, now);
+            snapshot.leaks = leaks(&state, now);
         }
         snapshot
     }
@@ -104,6 +106,38 @@ impl Worker {
             ..ConnRow::default()
         }
     }
+}
+
+/// Clients idle inside a transaction.
+fn leaks(state: &State, now: Instant) -> Vec<(PoolId, Leak)> {
+    let idle = state.clients.values().filter(|slot| slot.doing.get() == Doing::IdleInTransaction);
+    let leak = |slot: &Rc<Slot>| {
+        let leak = Leak {
+            holder: holder(state, slot)?,
+            idle: now.saturating_duration_since(slot.since.get()),
+            transaction: now.saturating_duration_since(slot.linked_since.get()),
+            ..Leak::default()
+        };
+        Some((slot.pool, leak))
+    };
+    idle.filter_map(leak).collect()
+}
+
+/// A client and the server it has, if it has one.
+fn holder(state: &State, slot: &Slot) -> Option<Holder> {
+    let link = slot.link.borrow();
+    let server = &link.as_ref()?.info;
+    Some(Holder {
+        client: slot.id,
+        pid: slot.pid,
+        database: entry_of(state, slot.pool)?.spec.database.clone(),
+        user: slot.user.clone(),
+        application_name: slot.application_name.clone(),
+        addr: slot.ends.peer.0.clone(),
+        port: slot.ends.peer.1,
+        server: server.id,
+        remote_pid: server.pid,
+    })
 }
 
 fn shown(replication: Replication) -> pgsluice_console::Replication {
