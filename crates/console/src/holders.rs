@@ -131,5 +131,7 @@ impl PinCounters {
 
 /// The start of a text, of [`STATEMENT_SHOWN_MAX`] bytes at most and of whole characters.
 pub(crate) fn excerpt(text: &str) -> &str {
-    &text[..text.floor_char_boundary(STATEMENT_SHOWN_MAX)]
+    let mut ends = (0..=STATEMENT_SHOWN_MAX.min(text.len())).rev();
+    let end = ends.find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    &text[..end]
 }

@@ -157,6 +157,12 @@ fn unreachable(error: &io::Error) -> LoginFailure {
     LoginFailure::Unreachable(error.to_string())
 }
 
+/// Is it PostgreSQL's own word on a question, after which the server is as good as before?
+pub(super) fn is_report(error: &io::Error) -> bool {
+    // As `ask` makes it; what goes wrong with the connection itself has another kind.
+    error.kind() == io::ErrorKind::Other
+}
+
 /// Asks one question of our own on a server that nobody else uses.
 pub(super) async fn ask(stream: &Stream, query: &str) -> io::Result<Rows> {
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "the answer is not a PostgreSQL server's");

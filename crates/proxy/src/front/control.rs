@@ -1,12 +1,15 @@
-//! The control connection: one per PostgreSQL, counted in the budget, over which its limits are read.
+//! The control connection: one per PostgreSQL, counted in the budget, over which its limits are read, and what the console
+//! wants to know.
 
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pgsluice_pool::{BudgetState, ClusterId, Limits};
-use tracing::{error, info, warn};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info, warn};
 
-use super::connect::{ASK_TIMEOUT, Rows, ask};
+use super::connect::{ASK_TIMEOUT, Rows, ask, is_report};
 use super::{Cluster, Front};
 use crate::net::Stream;
 
@@ -15,17 +18,26 @@ const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// Bytes read at once of what comes unasked.
 const UNASKED_LEN: usize = 1 << 10;
+/// Questions that may wait for a control connection.
+pub(super) const QUESTIONS_MAX: usize = 16;
+
+/// Something that somebody wants to know from PostgreSQL. Without an answer, `answer` is dropped.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) query: String,
+    pub(super) answer: oneshot::Sender<Rows>,
+}
 
 impl Front {
-    /// Reads the limits of a PostgreSQL for as long as the process lives.
-    pub(super) async fn keep_control(self: Rc<Self>, id: ClusterId) {
+    /// Reads the limits of a PostgreSQL and asks it questions for as long as the process lives.
+    pub(super) async fn keep_control(self: Rc<Self>, id: ClusterId, mut questions: mpsc::Receiver<Question>) {
         let mut pause = RETRY_MIN;
         loop {
             let target = self.cell.borrow().clusters[id.0].control.clone();
             match self.open(&target, &[("application_name", "pgsluice control")]).await {
                 Ok((stream, _)) => {
                     pause = RETRY_MIN;
-                    let why = self.read_limits_until_lost(id, &stream).await;
+                    let why = self.read_limits_until_lost(id, &stream, &mut questions).await;
                     self.set_unknown(id, &why);
                 }
                 Err(failure) => self.set_unknown(id, &format!("no control connection: {failure}")),
@@ -35,24 +47,48 @@ impl Front {
         }
     }
 
-    async fn read_limits_until_lost(self: &Rc<Self>, id: ClusterId, stream: &Stream) -> String {
+    async fn read_limits_until_lost(
+        self: &Rc<Self>,
+        id: ClusterId,
+        stream: &Stream,
+        questions: &mut mpsc::Receiver<Question>,
+    ) -> String {
         loop {
-            let query = self.limits_query(id);
-            let rows = match tokio::time::timeout(ASK_TIMEOUT, ask(stream, &query)).await {
-                Ok(Ok(rows)) => rows,
-                Ok(Err(error)) => return format!("control connection lost: {error}"),
-                Err(_) => return "control connection does not answer".into(),
+            let rows = match ask_in_time(stream, &self.limits_query(id)).await {
+                Ok(rows) => rows,
+                Err(error) => return lost(&error),
             };
             match read_limits(&rows) {
                 Some(limits) => self.set_limits(id, limits),
                 None => self.set_unknown(id, "the server does not tell its limits"),
             }
             self.pump();
-            let interval = self.config().settings.budget_interval.max(Duration::from_millis(100));
+            if let Err(error) = self.answer_until_limits_are_due(stream, questions).await {
+                return lost(&error);
+            }
+        }
+    }
+
+    /// # Errors
+    /// The connection is of no use any more.
+    async fn answer_until_limits_are_due(
+        &self,
+        stream: &Stream,
+        questions: &mut mpsc::Receiver<Question>,
+    ) -> io::Result<()> {
+        let interval = self.config().settings.budget_interval.max(Duration::from_millis(100));
+        // Both outlive an answer: who calls meanwhile is heard.
+        let (due, called) = (tokio::time::sleep(interval), self.limits_due.notified());
+        tokio::pin!(due, called);
+        loop {
             tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                () = self.limits_due.notified() => tokio::time::sleep(RETRY_MIN).await,
-                end = ended(stream) => return format!("control connection lost: {end}"),
+                () = &mut due => return Ok(()),
+                () = &mut called => {
+                    tokio::time::sleep(RETRY_MIN).await;
+                    return Ok(());
+                }
+                end = ended(stream) => return Err(end),
+                Some(question) = questions.recv() => answer(stream, question).await?,
             }
         }
     }
@@ -146,11 +182,39 @@ impl Front {
     }
 }
 
+fn lost(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut => "control connection does not answer".into(),
+        _ => format!("control connection lost: {error}"),
+    }
+}
+
+async fn ask_in_time(stream: &Stream, query: &str) -> io::Result<Rows> {
+    let answer = tokio::time::timeout(ASK_TIMEOUT, ask(stream, query)).await;
+    answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Asks a question unless nobody waits for it any more.
+///
+/// # Errors
+/// The connection is of no use any more.
+async fn answer(stream: &Stream, question: Question) -> io::Result<()> {
+    if question.answer.is_closed() {
+        return Ok(());
+    }
+    match ask_in_time(stream, &question.query).await {
+        Ok(rows) => drop(question.answer.send(rows)),
+        Err(error) if is_report(&error) => debug!(%error, "a question of the console's failed"),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
 /// Waits for the server to hang up; what it says unasked (notices, parameters) is of no interest here.
-async fn ended(stream: &Stream) -> std::io::Error {
+async fn ended(stream: &Stream) -> io::Error {
     loop {
         match stream.read_some(&mut Vec::new(), UNASKED_LEN).await {
-            Ok(0) => return std::io::ErrorKind::UnexpectedEof.into(),
+            Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
             Ok(_) => {}
             Err(error) => return error,
         }

@@ -7,6 +7,7 @@ mod apply;
 mod cancel;
 mod connect;
 mod control;
+mod leaks;
 mod listen;
 mod login;
 mod replication;
@@ -177,6 +178,8 @@ struct Cluster {
     pids: HashSet<u32>,
     /// Others, as counted the time before.
     others: Option<u32>,
+    /// For its control connection to ask.
+    questions: mpsc::Sender<control::Question>,
 }
 
 struct PoolEntry {
@@ -367,6 +370,7 @@ impl Front {
         let mut budget = Budget::new(s.budget_headroom, cap);
         budget.refused_at(0);
         let id = state.broker.add_cluster(budget, s.connect_concurrency);
+        let (questions, mailbox) = mpsc::channel(control::QUESTIONS_MAX);
         state.clusters.push(Cluster {
             address: target.address.clone(),
             control: target.clone(),
@@ -376,9 +380,10 @@ impl Front {
             settled: false,
             pids: HashSet::new(),
             others: None,
+            questions,
         });
         drop(state);
-        spawn_local(self.clone().keep_control(id));
+        spawn_local(self.clone().keep_control(id, mailbox));
         id
     }
 

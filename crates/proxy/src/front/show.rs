@@ -12,7 +12,7 @@ use pgsluice_console::{
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::{Front, PoolEntry, State};
+use super::{Front, PoolEntry, State, leaks};
 use crate::message::{PoolShare, ToWorker, WorkerSnapshot};
 
 /// The console's database and user, as PgBouncer shows them.
@@ -21,8 +21,10 @@ const CONSOLE: &str = "pgbouncer";
 impl Front {
     /// What the console shows of `subject`.
     pub(super) async fn show(&self, subject: Subject) -> Snapshot {
-        let detail = matches!(subject, Subject::Clients | Subject::Servers);
+        let detail =
+            matches!(subject, Subject::Clients | Subject::Servers | Subject::Pins | Subject::PinStats | Subject::Leaks);
         let workers = self.ask_workers(detail).await;
+        let leaks = if subject == Subject::Leaks { self.leaks(&workers).await } else { Vec::new() };
         let config = self.config();
         let state = self.cell.borrow();
         let shares: Vec<_> = workers.iter().flat_map(|w| w.pools.iter().cloned()).collect();
@@ -37,6 +39,9 @@ impl Front {
             config: config_rows(&config),
             lists: lists(&config, &state, &shares),
             budget: state.budget_rows(&config, &shares),
+            pins: leaks::pins(&workers),
+            pin_stats: leaks::pin_stats(&workers),
+            leaks,
             activity: if state.paused_all { Activity::Paused } else { Activity::Active },
         }
     }
