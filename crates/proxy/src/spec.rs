@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgsluice_auth::Secret;
 use pgsluice_config::{Config, Database, PoolMode};
 use pgsluice_pool::{PoolId, PoolLimits};
-use pgsluice_session::{Pooling, ServerCredential, Settings, Tracking};
+use pgsluice_session::{Audit, PinPolicy, PinReason, Pooling, ServerCredential, Settings, Tracking};
 
 /// Where a PostgreSQL is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,7 +97,7 @@ impl PoolSpec {
                 PoolMode::Statement => Pooling::Statement,
             },
             max_prepared: s.max_prepared_statements as usize,
-            tracking: Tracking::default(),
+            tracking: tracking(config, name, client_user),
             limits: PoolLimits {
                 size: config.pool_size(name, &user),
                 // What a client's own parameters made is kept for nobody.
@@ -144,4 +144,27 @@ pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &st
         params: params.into_iter().filter_map(|(n, v)| v.clone().map(|v| (n, v))).collect(),
         connect_query: database.connect_query.clone(),
     }
+}
+
+/// How the state of a pool's sessions is followed.
+fn tracking(config: &Config, database: &str, user: &str) -> Tracking {
+    let policies = config.pin_policies(database, user);
+    let of = |reason: PinReason| {
+        let Some(named) = pgsluice_config::PinReason::ALL.into_iter().find(|r| r.name() == reason.name()) else {
+            // What an audit could not find out is not to be chosen.
+            return PinPolicy::Pin;
+        };
+        match policies.get(named) {
+            pgsluice_config::PinPolicy::Pin => PinPolicy::Pin,
+            pgsluice_config::PinPolicy::Error => PinPolicy::Error,
+            pgsluice_config::PinPolicy::Warn => PinPolicy::Warn,
+            pgsluice_config::PinPolicy::Ignore => PinPolicy::Ignore,
+        }
+    };
+    let audit = match config.audit(database, user) {
+        pgsluice_config::Audit::Suspects => Audit::Suspects,
+        pgsluice_config::Audit::Always => Audit::Always,
+        pgsluice_config::Audit::Never => Audit::Never,
+    };
+    Tracking { policies: PinReason::ALL.map(of), audit }
 }

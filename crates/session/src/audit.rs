@@ -177,6 +177,7 @@ impl Session {
     /// Counts what is new, and warns the client where it is to be.
     pub(crate) fn note_pins(&mut self, before: Effects, now: Effects, ctx: &mut Ctx<'_>) {
         self.counts.unpins += u64::from(now.is_empty() && !before.is_empty());
+        self.counts.pinned += u64::from(before.is_empty() && !now.is_empty());
         let new = now.without(before);
         for reason in PinReason::ALL.into_iter().filter(|reason| new.contains(reason.effect())) {
             self.counts.pins[reason as usize] += 1;

@@ -100,9 +100,16 @@ pub struct Tracking {
     pub audit: Audit,
 }
 
+/// Nothing is kept, but for what cannot be chosen.
+const IGNORED: [PinPolicy; 8] = {
+    let mut policies = [PinPolicy::Ignore; 8];
+    policies[PinReason::Unknown as usize] = PinPolicy::Pin;
+    policies
+};
+
 impl Tracking {
     /// Nothing is followed but what PostgreSQL reports unasked; what command tags show is removed.
-    pub const OFF: Self = Self { policies: [PinPolicy::Ignore; 8], audit: Audit::Never };
+    pub const OFF: Self = Self { policies: IGNORED, audit: Audit::Never };
 
     /// Is anything followed?
     pub fn is_on(&self) -> bool {
@@ -129,7 +136,9 @@ pub struct StateCounts {
     pub audits: u64,
     /// Audits that failed: the session stayed where it was.
     pub audit_failures: u64,
-    /// Times that a session was pinned, by reason, in the order of [`PinReason::ALL`].
+    /// Times that a session was pinned that was not.
+    pub pinned: u64,
+    /// Times that a reason was found for which it was not pinned yet, in the order of [`PinReason::ALL`].
     pub pins: [u64; 8],
     /// Times that nothing kept a session any more.
     pub unpins: u64,
@@ -151,6 +160,7 @@ impl StateCounts {
         self.audits += other.audits;
         self.audit_failures += other.audit_failures;
         self.pins.iter_mut().zip(other.pins).for_each(|(sum, n)| *sum += n);
+        self.pinned += other.pinned;
         self.unpins += other.unpins;
         self.replays += other.replays;
         self.replay_failures += other.replay_failures;

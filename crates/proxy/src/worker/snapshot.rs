@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
-use pgsluice_console::{ConnKind, ConnRow, ConnState, Holder, Leak};
+use pgsluice_console::{ConnKind, ConnRow, ConnState, Holder, Leak, Pin, PinCounters, PinStat};
 use pgsluice_pool::PoolId;
 use pgsluice_session::Replication;
 
@@ -22,6 +22,8 @@ impl Worker {
             snapshot.clients = state.clients.values().map(|slot| self.client_row(&state, slot, now)).collect();
             snapshot.servers = self.server_rows(&state, now);
             snapshot.leaks = leaks(&state, now);
+            snapshot.pins = pins(&state, now);
+            snapshot.pin_stats = state.pools.iter().flatten().flat_map(|entry| pin_stats(entry)).collect();
         }
         snapshot
     }
@@ -116,11 +118,49 @@ fn leaks(state: &State, now: Instant) -> Vec<(PoolId, Leak)> {
             holder: holder(state, slot)?,
             idle: now.saturating_duration_since(slot.since.get()),
             transaction: now.saturating_duration_since(slot.linked_since.get()),
+            statement: slot.statement.borrow().clone(),
             ..Leak::default()
         };
         Some((slot.pool, leak))
     };
     idle.filter_map(leak).collect()
+}
+
+/// Clients that keep their server.
+fn pins(state: &State, now: Instant) -> Vec<Pin> {
+    let pin = |slot: &Rc<Slot>| {
+        let pinned = slot.pinned.borrow().clone()?;
+        let age = now.saturating_duration_since(pinned.since);
+        Some(Pin {
+            holder: holder(state, slot)?,
+            reasons: pinned.reasons,
+            since: SystemTime::now().checked_sub(age),
+            age,
+            statement: pinned.statement,
+        })
+    };
+    state.clients.values().filter_map(pin).collect()
+}
+
+/// What following the state of its clients took, by application.
+fn pin_stats(entry: &PoolState) -> impl Iterator<Item = PinStat> + use<'_> {
+    entry.state_counts.iter().map(|(application, counts)| PinStat {
+        database: entry.spec.database.clone(),
+        user: entry.spec.target.user.clone(),
+        application_name: application.clone(),
+        counters: PinCounters {
+            audits: counts.audits,
+            audit_failures: counts.audit_failures,
+            pins: counts.pinned,
+            reasons: counts.pins,
+            unpins: counts.unpins,
+            replays: counts.replays,
+            replay_failures: counts.replay_failures,
+            refused: counts.refused,
+            warned: counts.warned,
+            ignored: counts.ignored,
+        },
+    })
 }
 
 /// A client and the server it has, if it has one.
