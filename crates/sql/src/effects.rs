@@ -1,7 +1,7 @@
 //! The set of things a SQL text may do to a session.
 
 use std::fmt;
-use std::ops::{BitOr, BitOrAssign};
+use std::ops::{BitAnd, BitOr, BitOrAssign};
 
 /// A set of effects: what the statements of a text may do to the session that runs them, no more than "may".
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -90,6 +90,14 @@ impl Effects {
     #[must_use]
     pub const fn union(self, other: Effects) -> Effects {
         Effects(self.0 | other.0)
+    }
+}
+
+impl BitAnd for Effects {
+    type Output = Self;
+
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 }
 
