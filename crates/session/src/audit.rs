@@ -53,14 +53,8 @@ const TYPES: [u32; 6] = [1009, 16, 16, 16, 16, 16];
 const OF_TRANSACTION: [&str; 3] = ["transaction_deferrable", "transaction_isolation", "transaction_read_only"];
 
 /// What only an audit can tell, part by part.
-const PARTS: [Effects; 6] = [
-    Effects::SETTINGS,
-    Effects::PREPARE,
-    Effects::CURSOR,
-    Effects::LISTEN,
-    Effects::TEMP,
-    Effects::ADVISORY,
-];
+const PARTS: [Effects; 6] =
+    [Effects::SETTINGS, Effects::PREPARE, Effects::CURSOR, Effects::LISTEN, Effects::TEMP, Effects::ADVISORY];
 
 /// Of what was touched, what an audit has to look for; nothing: no audit is due.
 pub(crate) fn scope(touched: Effects) -> Effects {
@@ -184,7 +178,10 @@ impl Session {
             if self.tracking.policy(reason) == PinPolicy::Warn && !self.warned.contains(reason.effect()) {
                 self.warned |= reason.effect();
                 self.counts.warned += 1;
-                let text = format!("this session keeps its server connection for session state of the kind \"{}\"", reason.name());
+                let text = format!(
+                    "this session keeps its server connection for session state of the kind \"{}\"",
+                    reason.name()
+                );
                 let hint = "Connections that keep a server are not pooled; see SHOW PINS.";
                 ctx.plan.insert(|out| BackendWriter(out).report(Severity::Warning, "01000", &text, "", hint));
             }
@@ -277,7 +274,8 @@ fn unhex(digits: &[u8]) -> Option<String> {
 
 /// An array of texts, as PostgreSQL reads it.
 fn array(names: &BTreeSet<&str>) -> String {
-    let quoted: Vec<_> = names.iter().map(|name| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+    let quoted: Vec<_> =
+        names.iter().map(|name| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))).collect();
     format!("{{{}}}", quoted.join(","))
 }
 

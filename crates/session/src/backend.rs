@@ -8,9 +8,9 @@ use pgsluice_wire::{
     sqlstate, tag::backend,
 };
 
+use crate::audit::{AUDIT_ROW_MAX, scope};
 use crate::error::Refusal;
 use crate::frontend::{Pooling, Session};
-use crate::audit::{AUDIT_ROW_MAX, scope};
 use crate::ledger::Owed;
 use crate::params::PARAMS_BYTES_MAX;
 use crate::plan::Plan;
@@ -533,9 +533,13 @@ impl Server {
 
 /// Can the command of this tag have made a function, trigger, view or the like, or changed one?
 fn changes_catalog(tag: &[u8]) -> bool {
-    const HARMLESS: [&[u8]; 7] = [b"INDEX", b"SEQUENCE", b"ROLE", b"DATABASE", b"STATISTICS", b"PUBLICATION", b"TABLESPACE"];
+    const HARMLESS: [&[u8]; 7] =
+        [b"INDEX", b"SEQUENCE", b"ROLE", b"DATABASE", b"STATISTICS", b"PUBLICATION", b"TABLESPACE"];
     let created = tag.strip_prefix(b"CREATE ");
-    created.is_some_and(|what| !HARMLESS.contains(&what)) || tag.starts_with(b"ALTER ") || tag == b"DO" || tag == b"CALL"
+    created.is_some_and(|what| !HARMLESS.contains(&what))
+        || tag.starts_with(b"ALTER ")
+        || tag == b"DO"
+        || tag == b"CALL"
 }
 
 /// An error whose message names a statement as the server knows it, told with the client's name. Does it name it? The

@@ -146,7 +146,8 @@ impl Server {
             // What an audit could not find out is asked again.
             self.touched |= Effects::OPAQUE;
         }
-        if !reading.custom.is_empty() {
+        let asked = Effects::SETTINGS | Effects::OPAQUE | Effects::SUSPECT;
+        if !reading.custom.is_empty() && reading.effects.intersects(asked) {
             self.custom.extend(reading.custom.iter().cloned());
         }
     }

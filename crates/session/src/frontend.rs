@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pgsluice_sql::{Effects, may_end_transaction};
 use pgsluice_wire::{
-    Bind,     BackendWriter, FrontendWriter, Head, Severity, Target, TxStatus,
+    BackendWriter, Bind, FrontendWriter, Head, Severity, Target, TxStatus,
     tag::{backend, frontend},
 };
 
@@ -14,11 +14,11 @@ use crate::error::{Refusal, Violation};
 use crate::ledger::Owed;
 use crate::message::{Message, NAMES_MAX, Step};
 use crate::params::Params;
-use crate::server::{Guard, NOBODYS, Server};
 use crate::replay::{self, Before};
+use crate::server::{Guard, NOBODYS, Server};
 use crate::settings::{Settings, is_settable, same};
-use crate::tracking::{StateCounts, Tracking};
 use crate::statement::{GUARD, Names, RESERVED_PREFIX, Registry, Statement};
+use crate::tracking::{StateCounts, Tracking};
 use crate::unnamed::Unnamed;
 
 /// For how long a client keeps its server.
@@ -191,7 +191,8 @@ impl Session {
         }
         let before = if stained { Before::Unknown } else { Before::of(&server.settings) };
         // A time limit that is still in force could end the replay itself.
-        let hasty = stained || ["statement_timeout", "transaction_timeout"].iter().any(|name| server.settings.get(name).is_some());
+        let hasty = stained
+            || ["statement_timeout", "transaction_timeout"].iter().any(|name| server.settings.get(name).is_some());
         FrontendWriter(out).query(replay::text(before, &self.settings).as_bytes());
         server.owe_hidden_cycle(Owed::HiddenQuery);
         server.guard = if hasty || self.is_careful { Guard::Shut } else { Guard::Open };
@@ -453,7 +454,12 @@ impl Session {
     }
 
     /// A message behind a replay that may fail: one that cannot end the failed block goes out, the others wait.
-    fn forward_guarded(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
+    fn forward_guarded(
+        &mut self,
+        message: Message<'_>,
+        server: &mut Server,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Step, Violation> {
         let tag = message.known_tag()?;
         let harmless = match tag {
             frontend::QUERY | frontend::PARSE => message.missing() == 0 && !may_end_transaction(message.body()),

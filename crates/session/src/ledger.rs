@@ -120,7 +120,10 @@ impl Owed {
 
     /// Is it a command whose errors end with it, not with a Sync?
     pub(crate) fn is_whole_cycle(&self) -> bool {
-        matches!(self, Self::Query(_) | Self::Deallocate { .. } | Self::RefusedQuery(_) | Self::FunctionCall | Self::HiddenQuery)
+        matches!(
+            self,
+            Self::Query(_) | Self::Deallocate { .. } | Self::RefusedQuery(_) | Self::FunctionCall | Self::HiddenQuery
+        )
     }
 
     /// Would an error in front of it take back what is known of statements by now?

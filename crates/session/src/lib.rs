@@ -30,7 +30,6 @@ mod statement;
 mod tracking;
 mod unnamed;
 
-pub use pgsluice_sql::Suspects;
 pub use client_login::{AuthMethod, ClientLogin, LoginWant};
 pub use error::{Refusal, ServerError, StartupFault, Violation};
 pub use follow::Catalog;
@@ -38,12 +37,13 @@ pub use frontend::{Pooling, Progress, Session, Want};
 pub use identity::{Identity, Replication};
 pub use loss::AfterLoss;
 pub use params::Params;
+pub use pgsluice_sql::Suspects;
 pub use plan::Plan;
 pub use server::{CancelKey, Cleanup, IdleServer, Server};
 pub use server_login::{LoginFailure, ServerCredential, ServerLogin};
 pub use settings::Settings;
-pub use tracking::{Audit, PinPolicy, PinReason, StateCounts, Tracking};
 pub use statement::{Registry, Statement};
+pub use tracking::{Audit, PinPolicy, PinReason, StateCounts, Tracking};
 
 /// What the machines of one worker share, lent to them call by call.
 #[derive(Debug)]

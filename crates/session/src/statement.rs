@@ -72,7 +72,8 @@ impl Statement {
     }
 
     fn readings(&self) -> &(Reading, bool) {
-        self.reading.get_or_init(|| (pgsluice_sql::read(self.text(), None), pgsluice_sql::may_end_transaction(self.text())))
+        self.reading
+            .get_or_init(|| (pgsluice_sql::read(self.text(), None), pgsluice_sql::may_end_transaction(self.text())))
     }
 
     /// The shape of its rows, as its clients know it.

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use pgsluice_session::{Catalog, 
-    AfterLoss, CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server,
-    Session, Settings, Want,
+use pgsluice_session::{
+    AfterLoss, CancelKey, Catalog, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry,
+    Server, Session, Settings, Want,
 };
 use pgsluice_wire::{HEAD_LEN, Head};
 

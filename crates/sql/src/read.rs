@@ -8,6 +8,9 @@ use crate::words::{Word, identify};
 /// So many names of settings with a dot are taken from a text; one with more is [`Effects::OPAQUE`].
 pub const CUSTOM_MAX: usize = 64;
 
+/// Tokens of a value in a call of `set_config` that are looked at.
+const VALUE_TOKENS_MAX: usize = 16;
+
 /// Bytes of an identifier that PostgreSQL looks at (`NAMEDATALEN` less one).
 const IDENTIFIER_LEN: usize = 63;
 
@@ -247,17 +250,19 @@ impl Reader<'_, '_> {
             return;
         }
         let following = self.following();
-        // SET TRANSACTION ends with its transaction; there is no setting of that name.
-        if start && !(word == Word::Set && following == Word::Transaction) {
-            self.may(Effects::SETTINGS);
-        }
         let mut ahead = self.lexer;
+        let mut modifier = Word::Other;
         if matches!(following, Word::Session | Word::Local) {
             let mut beyond = ahead;
             beyond.next();
             if beyond.clone().next() != Token::Symbol(b'.') {
-                ahead = beyond;
+                (ahead, modifier) = (beyond, following);
             }
+        }
+        // SET LOCAL and SET TRANSACTION end with their transaction; there is no setting of the latter's name.
+        let passing = following == Word::Transaction || modifier == Word::Local;
+        if start && !(word == Word::Set && passing) {
+            self.may(Effects::SETTINGS);
         }
         self.setting(ahead);
     }
@@ -284,18 +289,19 @@ impl Reader<'_, '_> {
 
     /// After `set_config`.
     fn set_config(&mut self) {
-        self.may(Effects::SETTINGS);
         let mut ahead = self.lexer;
         if ahead.next() != Token::Symbol(b'(') {
-            return;
+            return self.may(Effects::SETTINGS);
         }
         match (ahead.next(), ahead.next()) {
+            (Token::Text(Some(_)), Token::Symbol(b',')) if is_local(ahead) => {}
             (Token::Text(Some(name)), Token::Symbol(b',')) => {
+                self.may(Effects::SETTINGS);
                 if name.contains(&b'.') {
                     self.custom(name);
                 }
             }
-            _ => self.may(Effects::OPAQUE),
+            _ => self.may(Effects::SETTINGS | Effects::OPAQUE),
         }
     }
 
@@ -332,4 +338,20 @@ impl Reader<'_, '_> {
         }
         watch(&folded[..len]);
     }
+}
+
+/// Behind the name in a call of `set_config`: is the call certain to be for its transaction only? The value may be anything
+/// that has neither a comma nor parentheses in it.
+fn is_local(mut ahead: Lexer<'_>) -> bool {
+    for _ in 0..VALUE_TOKENS_MAX {
+        match ahead.next() {
+            Token::Symbol(b',') => {
+                let literal = matches!(ahead.next(), Token::Word(word) if word.eq_ignore_ascii_case(b"true"));
+                return literal && ahead.next() == Token::Symbol(b')');
+            }
+            Token::Symbol(b'(' | b')' | b';') | Token::Opaque | Token::End => return false,
+            _ => {}
+        }
+    }
+    false
 }

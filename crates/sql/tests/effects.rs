@@ -80,7 +80,13 @@ fn ordinary_statements_have_no_effects() {
 fn settings() {
     check(&[
         ("set work_mem = 1", SETTINGS),
-        ("set local work_mem to '1MB'", SETTINGS),
+        ("set local work_mem to '1MB'", NONE),
+        ("select set_config('a.b', $1, true)", NONE),
+        ("select set_config('a.b', $1::text, TRUE), 1", NONE),
+        ("select set_config('a.b', $1, $2)", SETTINGS),
+        ("select set_config('a.b', f(1, true), false)", SETTINGS),
+        ("select set_config('a.b', 'x', true and false)", SETTINGS),
+        ("set local work_mem to 1; set work_mem to 1", SETTINGS),
         ("set role x", SETTINGS),
         ("set session authorization x", SETTINGS),
         ("set session characteristics as transaction read only", SETTINGS),
@@ -93,8 +99,8 @@ fn settings() {
         ("reset role", SETTINGS),
         ("select 1; set a = 1", SETTINGS),
         ("select 1;;reset a", SETTINGS),
-        ("select set_config('a', 'b', true)", SETTINGS),
-        ("select pg_catalog . set_config ( 'a' , $1 , true )", SETTINGS),
+        ("select set_config('a', 'b', false)", SETTINGS),
+        ("select pg_catalog . set_config ( 'a' , $1 , false )", SETTINGS),
         ("select \"set_config\"('a', 'b', true)", SETTINGS),
         ("select \"pg_catalog\".\"set_config\"('a', 'b', true)", SETTINGS),
         ("select * from SET_CONFIG('a', 'b', true)", SETTINGS),
@@ -128,7 +134,7 @@ fn settings_with_a_dot() {
         ("set a.b.c = 1", &["a.b.c"]),
         ("reset app.x; select 1; set app.y = app.z; reset app.x", &["app.x", "app.y"]),
         (
-            "select set_config('App.x', $1, false), set_config('a', $2, true), set_config($$b.c$$, '', true)",
+            "select set_config('App.x', $1, false), set_config('a', $2, true), set_config($$b.c$$, '', false)",
             &["app.x", "b.c"],
         ),
         ("select set_config ( E'app.x' , '', false)", &["app.x"]),
@@ -152,7 +158,7 @@ fn names_of_settings_are_bounded() {
     let over = read(text(CUSTOM_MAX + 1).as_bytes(), None);
     assert_eq!((over.custom.len(), over.effects), (CUSTOM_MAX, SETTINGS | OPAQUE));
     for text in
-        [&b"set a.\xff = 1"[..], b"set a.b.c.d = 1", b"set \"a\"\"b\".c = 1", b"select set_config('a.\xff', '', true)"]
+        [&b"set a.\xff = 1"[..], b"set a.b.c.d = 1", b"set \"a\"\"b\".c = 1", b"select set_config('a.\xff', '', false)"]
     {
         assert_eq!(read(text, None).effects, SETTINGS | OPAQUE, "{}", String::from_utf8_lossy(text));
     }

@@ -82,8 +82,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(worker: Rc<Worker>, slot: Rc<Slot>, new: NewClient) -> io::Result<Self> {
         let spec = &new.pool;
-        let session = Session::new(new.id, spec.pooling, spec.max_prepared, new.settings)
-            .with_tracking(spec.tracking);
+        let session = Session::new(new.id, spec.pooling, spec.max_prepared, new.settings).with_tracking(spec.tracking);
         let (mut inbox, mut outbox) = (Buffer::default(), Buffer::default());
         inbox.push(&new.early);
         outbox.push(&new.late);
