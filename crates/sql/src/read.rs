@@ -174,6 +174,9 @@ impl Reader<'_, '_> {
     fn word(&mut self, word: Word) {
         let start = std::mem::take(&mut self.at_start);
         if start {
+            if self.plpgsql() && word != Word::Other && self.assigns() {
+                return;
+            }
             self.first = word;
         }
         match word {
@@ -226,6 +229,12 @@ impl Reader<'_, '_> {
         !defines || self.before == Word::As
     }
 
+    /// Whether an assignment follows in PL/pgSQL: the word is a variable of that name.
+    fn assigns(&self) -> bool {
+        let mut ahead = self.lexer;
+        matches!(ahead.next(), Token::Symbol(b':' | b'=' | b'.' | b'['))
+    }
+
     /// After PREPARE.
     fn prepare(&mut self) {
         let effects = match self.following() {
@@ -255,8 +264,10 @@ impl Reader<'_, '_> {
         if matches!(following, Word::Session | Word::Local) {
             let mut beyond = ahead;
             beyond.next();
-            if beyond.clone().next() != Token::Symbol(b'.') {
-                (ahead, modifier) = (beyond, following);
+            let after = beyond;
+            // Unless it is part of the name.
+            if beyond.next() != Token::Symbol(b'.') {
+                (ahead, modifier) = (after, following);
             }
         }
         // SET LOCAL and SET TRANSACTION end with their transaction; there is no setting of the latter's name.

@@ -6,6 +6,7 @@
 //! [`Suspects::QUERY`]. What runs without being named, such as a trigger or an operator, concerns all that writes, or all.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use crate::effects::Effects;
 use crate::read::{Language, read_as};
@@ -23,7 +24,7 @@ const SUSPICIOUS: Effects = Effects::SETTINGS
     .union(Effects::DDL);
 
 /// The suspect names of a database.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Suspects {
     /// In lower case, ASCII only.
     names: HashSet<Box<[u8]>>,
@@ -96,6 +97,16 @@ impl Suspects {
     /// Whether a statement with these effects is suspect, whatever it names.
     pub(crate) fn concern(&self, effects: Effects) -> bool {
         self.all || self.writes && effects.contains(Effects::WRITE)
+    }
+}
+
+impl fmt::Debug for Suspects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names = self.names().collect::<Vec<_>>();
+        names.sort_unstable();
+        let mut shown = f.debug_struct("Suspects");
+        shown.field("names", &names).field("writes", &self.writes).field("all", &self.all);
+        shown.field("custom", &self.custom).finish()
     }
 }
 
