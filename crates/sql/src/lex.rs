@@ -80,10 +80,16 @@ fn class(byte: u8) -> Class {
     CLASSES[usize::from(byte)]
 }
 
-/// Whether a byte can stand in an identifier, but for its first.
-fn continues_word(byte: u8) -> bool {
-    matches!(class(byte), Class::Letter | Class::Digit | Class::Dollar)
-}
+/// Whether a byte can stand in an identifier, but for its first. A table of its own: most bytes are asked this.
+const CONTINUES_WORD: [bool; 256] = {
+    let mut continues = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        continues[byte] = matches!(CLASSES[byte], Class::Letter | Class::Digit | Class::Dollar);
+        byte += 1;
+    }
+    continues
+};
 
 impl<'a> Lexer<'a> {
     /// At the start of a text, which ends before its first NUL.
@@ -132,16 +138,18 @@ impl<'a> Lexer<'a> {
         &self.text[start..self.at]
     }
 
+    #[inline]
     fn skip_while(&mut self, holds: impl Fn(u8) -> bool) {
         while self.text.get(self.at).is_some_and(|&byte| holds(byte)) {
             self.at += 1;
         }
     }
 
+    #[inline]
     fn word(&mut self) -> Token<'a> {
         let start = self.at;
         self.at += 1;
-        self.skip_while(continues_word);
+        self.skip_while(|byte| CONTINUES_WORD[usize::from(byte)]);
         if self.at - start == 1 && matches!(self.peek(0), Some(b'\'' | b'&')) {
             return self.prefixed(self.text[start]);
         }

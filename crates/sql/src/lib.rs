@@ -10,6 +10,7 @@
 
 mod effects;
 mod lex;
+mod name;
 mod read;
 mod suspects;
 mod transaction;

@@ -2,6 +2,7 @@
 
 use crate::effects::Effects;
 use crate::lex::{Lexer, Token};
+use crate::name::Name;
 use crate::suspects::Suspects;
 use crate::words::{Word, identify};
 
@@ -10,9 +11,6 @@ pub const CUSTOM_MAX: usize = 64;
 
 /// Tokens of a value in a call of `set_config` that are looked at.
 const VALUE_TOKENS_MAX: usize = 16;
-
-/// Bytes of an identifier that PostgreSQL looks at (`NAMEDATALEN` less one).
-const IDENTIFIER_LEN: usize = 63;
 
 /// What a text may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +32,7 @@ pub fn read(text: &[u8], suspects: Option<&Suspects>) -> Reading {
         return read_as(Language::Sql, text, None);
     };
     let mut mentioned = false;
-    let mut reading = read_as(Language::Sql, text, Some(&mut |name: &[u8]| mentioned |= suspects.has(name)));
+    let mut reading = read_as(Language::Sql, text, Some(&mut |name| mentioned |= suspects.has(name)));
     if mentioned || suspects.concern(reading.effects) {
         reading.effects |= Effects::SUSPECT;
     }
@@ -50,8 +48,8 @@ pub(crate) enum Language {
     Plpgsql,
 }
 
-/// Who is told every identifier and keyword, in lower case and without quotes, at most 63 bytes of it.
-pub(crate) type Watch<'w> = &'w mut dyn FnMut(&[u8]);
+/// Who is told every identifier and keyword.
+pub(crate) type Watch<'w> = &'w mut dyn FnMut(Name<'_>);
 
 /// Reads a text in both ways that `standard_conforming_strings` allows, where they differ.
 pub(crate) fn read_as(language: Language, text: &[u8], mut watch: Option<Watch<'_>>) -> Reading {
@@ -121,8 +119,13 @@ impl Reader<'_, '_> {
             match self.lexer.next() {
                 Token::Word(word) => {
                     self.tell(word, false);
-                    self.word(identify(word));
-                    continue;
+                    match identify(word) {
+                        Word::Other if !self.at_start => {}
+                        word => {
+                            self.word(word);
+                            continue;
+                        }
+                    }
                 }
                 Token::Quoted(name) => {
                     self.tell(name, true);
@@ -330,24 +333,10 @@ impl Reader<'_, '_> {
 
     /// Tells the watch an identifier.
     #[inline]
-    fn tell(&mut self, name: &[u8], quoted: bool) {
-        let Some(watch) = &mut self.watch else { return };
-        let mut folded = [0; IDENTIFIER_LEN];
-        let mut len = 0;
-        let mut quote = false;
-        for byte in name {
-            // Of two quotes in quotes one counts.
-            quote = quoted && *byte == b'"' && !quote;
-            if quote {
-                continue;
-            }
-            if len == IDENTIFIER_LEN {
-                break;
-            }
-            folded[len] = byte.to_ascii_lowercase();
-            len += 1;
+    fn tell(&mut self, raw: &[u8], quoted: bool) {
+        if let Some(watch) = &mut self.watch {
+            watch(Name { raw, quoted });
         }
-        watch(&folded[..len]);
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::effects::Effects;
+use crate::name::{self, HASHES, Name};
 use crate::read::{Language, read_as};
 
 /// What makes a function suspect. The rest is not session state, or shows in the text of the client's statement.
@@ -28,6 +29,8 @@ const SUSPICIOUS: Effects = Effects::SETTINGS
 pub struct Suspects {
     /// In lower case, ASCII only.
     names: HashSet<Box<[u8]>>,
+    /// Whether one of them has this hash.
+    hashes: Hashes,
     /// The others. What these are in a client's encoding is not known, so that any such name is taken for one of them.
     other_names: Vec<Box<str>>,
     writes: bool,
@@ -89,14 +92,43 @@ impl Suspects {
         &self.custom
     }
 
-    /// Whether an identifier, in lower case, is a suspect name.
-    pub(crate) fn has(&self, name: &[u8]) -> bool {
-        if name.is_ascii() { self.names.contains(name) } else { !self.other_names.is_empty() }
+    /// Whether an identifier is a suspect name.
+    pub(crate) fn has(&self, name: Name<'_>) -> bool {
+        if !name.raw.is_ascii() {
+            return !self.other_names.is_empty();
+        }
+        // Nearly all names end here.
+        if name.is_plain() && !self.hashes.has(name.raw) {
+            return false;
+        }
+        self.names.contains(name.fold(&mut name::buffer()))
     }
 
     /// Whether a statement with these effects is suspect, whatever it names.
     pub(crate) fn concern(&self, effects: Effects) -> bool {
         self.all || self.writes && effects.contains(Effects::WRITE)
+    }
+}
+
+/// A set of hashes of names.
+#[derive(Clone)]
+struct Hashes(Box<[bool]>);
+
+impl Default for Hashes {
+    fn default() -> Self {
+        Hashes(vec![false; HASHES].into_boxed_slice())
+    }
+}
+
+impl Hashes {
+    fn add(&mut self, name: &[u8]) {
+        if !name.is_empty() {
+            self.0[name::hash(name)] = true;
+        }
+    }
+
+    fn has(&self, name: &[u8]) -> bool {
+        !name.is_empty() && self.0[name::hash(name)]
     }
 }
 
@@ -150,7 +182,8 @@ impl Graph {
             _ => return self.suspect[named] = true,
         };
         let mut mentioned = Vec::new();
-        let reading = read_as(language, source, Some(&mut |word: &[u8]| mentioned.extend(self.node(word))));
+        let reading =
+            read_as(language, source, Some(&mut |word| mentioned.extend(self.node(word.fold(&mut name::buffer())))));
         if reading.effects.contains(Effects::WRITE) {
             mentioned.push(WRITES);
         }
@@ -188,12 +221,10 @@ impl Graph {
         self.custom.sort_unstable();
         self.custom.dedup();
         let suspect = &self.suspect;
-        Suspects {
-            names: self.nodes.into_iter().filter(|(_, node)| suspect[*node]).map(|(name, _)| name).collect(),
-            other_names,
-            writes: suspect[WRITES],
-            all: suspect[ALL],
-            custom: self.custom,
-        }
+        let names = self.nodes.into_iter().filter(|(_, node)| suspect[*node]).map(|(name, _)| name);
+        let names = names.collect::<HashSet<_>>();
+        let mut hashes = Hashes::default();
+        names.iter().for_each(|name| hashes.add(name));
+        Suspects { names, hashes, other_names, writes: suspect[WRITES], all: suspect[ALL], custom: self.custom }
     }
 }

@@ -1,6 +1,7 @@
 //! The words that mean something, and what: a table, found by a hash that is computed when this is compiled.
 
 use crate::effects::Effects;
+use crate::name::{HASHES, hash};
 
 /// What a word means to the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,18 +171,15 @@ const WORDS: &[(&str, Word)] = &[
     ("xpath_table", RUNS_TEXT),
 ];
 
-/// Places in the hash table: so many that most words which mean nothing find an empty one.
-const SLOTS: usize = 1024;
-
-/// For each place the number of a word, counted from one; zero where there is none.
-const TABLE: [u8; SLOTS] = {
+/// For each hash the number of a word, counted from one; zero where there is none, as for most words that mean nothing.
+const TABLE: [u8; HASHES] = {
     assert!(WORDS.len() < 256, "a word's number is a byte");
-    let mut table = [0; SLOTS];
+    let mut table = [0; HASHES];
     let mut number = 0;
     while number < WORDS.len() {
-        let mut place = slot(WORDS[number].0.as_bytes());
+        let mut place = hash(WORDS[number].0.as_bytes());
         while table[place] != 0 {
-            place = (place + 1) % SLOTS;
+            place = (place + 1) % HASHES;
         }
         number += 1;
         table[place] = number as u8;
@@ -189,22 +187,13 @@ const TABLE: [u8; SLOTS] = {
     table
 };
 
-/// Where to look for a word, which is not empty.
-const fn slot(word: &[u8]) -> usize {
-    let last = word.len() - 1;
-    let first = (word[0] | 0x20) as usize;
-    let middle = (word[last / 2] | 0x20) as usize;
-    let end = (word[last] | 0x20) as usize;
-    (first * 37 + middle * 151 + end * 67 + last * 331) % SLOTS
-}
-
 /// What a word means, in any case.
 #[inline]
 pub(crate) fn identify(word: &[u8]) -> Word {
     if word.is_empty() {
         return Word::Other;
     }
-    let mut place = slot(word);
+    let mut place = hash(word);
     loop {
         let number = usize::from(TABLE[place]);
         if number == 0 {
@@ -214,7 +203,7 @@ pub(crate) fn identify(word: &[u8]) -> Word {
         if known.len() == word.len() && known.as_bytes().eq_ignore_ascii_case(word) {
             return meaning;
         }
-        place = (place + 1) % SLOTS;
+        place = (place + 1) % HASHES;
     }
 }
 
@@ -256,7 +245,7 @@ mod tests {
         let ordinary =
             ["select", "where", "and", "id", "values", "order", "by", "limit", "aid", "abalance", "tid", "bid"];
         for word in ordinary {
-            assert_eq!(TABLE[slot(word.as_bytes())], 0, "{word}: choose other factors");
+            assert_eq!(TABLE[hash(word.as_bytes())], 0, "{word}: choose other factors");
         }
     }
 }
