@@ -103,7 +103,7 @@ fn settings() {
         ("select pg_catalog . set_config ( 'a' , $1 , false )", SETTINGS),
         ("select \"set_config\"('a', 'b', false)", SETTINGS),
         ("select \"pg_catalog\".\"set_config\"('a', 'b', false)", SETTINGS),
-        ("select * from SET_CONFIG('a', 'b', true)", SETTINGS),
+        ("select * from SET_CONFIG('a', 'b', false)", SETTINGS),
         ("select set_limit(0.5)", SETTINGS),
         ("update pg_settings set setting = 'x' where name = 'y'", both(SETTINGS, WRITE)),
         ("update pg_catalog.\"pg_settings\" set setting = 'x'", both(SETTINGS, WRITE)),

@@ -25,7 +25,7 @@ fn a_source_in_plpgsql_is_read_as_such() {
         "begin execute 'x'; end",
         "begin for r in execute 'x' loop end loop; return query execute y; end",
         "begin open c for execute x; end",
-        "begin perform set_config('a', 'b', true); end",
+        "begin perform set_config('a', 'b', false); end",
         "begin create temporary table t (a int); end",
         "begin do $$x$$; end",
         "begin x := pg_try_advisory_lock(1); end",
