@@ -319,23 +319,52 @@ fn a_replay_is_not_shown_and_nothing_runs_before_it() {
     assert!(seen.windows(4).any(|w| w == b"Mars"));
 }
 
+/// A session whose settings a server has to be brought to, and what it sends then is this.
+fn replaying(query: &[u8]) -> (Pair, Vec<u8>, Progress) {
+    let mut pair = Pair::new(5);
+    pair.session = Session::new(1, Pooling::Transaction, 5, Arc::new(Settings::default().with("no_such", "x")));
+    let (sent, reply, progress) = pair.client(query);
+    assert!(reply.is_empty());
+    (pair, sent, progress)
+}
+
 #[test]
 fn an_error_in_a_replay_is_ours() {
-    let mut shared = Shared::new();
-    let base = Arc::new(Settings::default().with("no_such", "x"));
-    let mut session = Session::new(1, Pooling::Transaction, 5, base);
-    let mut server = fresh_server();
-    let mut plan = Plan::default();
-    let query = f::query("select 1");
-    let progress = session.handle_client(Some(&mut server), &query, &mut shared.ctx(&mut plan)).unwrap();
-    assert_eq!(progress, Progress { consumed: 0, want: Want::Server });
-    assert_eq!(tags(&plan.concat(b"")), "PBES");
-    plan.clear();
-    let refused = [b"1\0\0\0\x04".to_vec(), b"2\0\0\0\x04".to_vec(), error("42704", "no such"), ready()].concat();
-    session.handle_server(&mut server, &refused, &mut shared.ctx(&mut plan)).unwrap();
-    assert!(plan.is_empty(), "not the client's");
-    let mut server = Box::new(server).release().unwrap_err();
+    let refused = [error("42704", "no such"), backend(|w| w.ready(TxStatus::Failed))].concat();
+    let query = f::query("rollback; select 1");
+    let (mut pair, sent, progress) = replaying(&query);
+    assert_eq!(progress, Progress { consumed: 0, want: Want::Server }, "it could leave the failed block");
+    assert_eq!(tags(&sent), "Q");
+    assert!(pair.server(&refused).is_empty(), "not the client's");
+    assert!(!pair.server.is_replay_lost());
+    let mut server = Box::new(pair.server).release().unwrap_err();
     assert!(server.take_own_error().is_some());
+}
+
+#[test]
+fn what_was_sent_behind_a_replay_fails_with_it() {
+    let query = f::query("select 1");
+    let (mut pair, sent, progress) = replaying(&query);
+    assert_eq!((tags(&sent).as_str(), progress), ("QQ", Progress { consumed: query.len(), want: Want::More }));
+    let (sent, _, progress) = pair.client(&query);
+    assert_eq!(
+        (sent.len(), progress),
+        (0, Progress { consumed: 0, want: Want::Server }),
+        "one goes, the next one waits"
+    );
+    let refused = [error("42704", "no such"), backend(|w| w.ready(TxStatus::Failed))].concat();
+    let behind = [error("25P02", "current transaction is aborted"), backend(|w| w.ready(TxStatus::Failed))].concat();
+    let mut plan = Plan::default();
+    let both = [refused, behind].concat();
+    pair.session.handle_server(&mut pair.server, &both, &mut pair.shared.ctx(&mut plan)).unwrap();
+    assert!(plan.is_empty(), "the client is not told of a block that it did not open");
+    assert!(pair.server.is_replay_lost());
+    let body = pair.server.take_own_error().unwrap();
+    let why = Refusal::from_report(Report::read(&body).unwrap());
+    let mut reply = Vec::new();
+    assert_eq!(pair.session.handle_server_lost(&mut pair.server, &why, &mut reply), AfterLoss::GoOn);
+    assert_eq!((tags(&reply).as_str(), errors(&reply)), ("EZ", vec!["42704 no such".to_owned()]));
+    assert_eq!(reply.last(), Some(&b'I'));
 }
 
 #[test]
@@ -500,7 +529,7 @@ fn a_client_keeps_no_more_settings_than_one_server_may_report() {
     let refused = (0..10).position(|n| {
         let mut server = fresh_server();
         let mut plan = Plan::default();
-        let replayed = b"1\0\0\0\x042\0\0\0\x04C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+        let replayed = b"C\0\0\0\x0aBEGIN\0C\0\0\0\x0dSELECT 1\0C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I";
         session.handle_client(Some(&mut server), b"", &mut shared.ctx(&mut plan)).unwrap();
         if n > 0 {
             session.handle_server(&mut server, replayed, &mut shared.ctx(&mut plan)).unwrap();

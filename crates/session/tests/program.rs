@@ -4,6 +4,7 @@
 use pgsluice_session::Settings;
 use pgsluice_wire::TxStatus;
 
+use crate::model::text::parameters;
 use crate::model::{Model, frontend as f};
 use crate::world::messages;
 
@@ -35,8 +36,8 @@ pub(crate) const LISTS: [&str; 16] = [
     "select 1; copy in; select 2; copy in; select 3",
     "copy in; bad",
     "listen x",
-    "prepare q",
-    "declare c",
+    "prepare q or replace",
+    "declare c with hold or replace",
     "set work_mem 7",
     "discard all",
     "deallocate all",
@@ -90,7 +91,7 @@ impl Op {
             && match self {
                 Op::Parse(name, "commit" | "rollback" | "bad syntax") => !name.is_empty() && text(name).is_some(),
                 Op::Describe('S', name) => text(name).is_some(),
-                Op::Bind(_, name, values) => text(name).is_some_and(|t| t.matches('$').count() != *values),
+                Op::Bind(_, name, values) => text(name).is_some_and(|t| parameters(t) != *values),
                 _ => false,
             }
     }

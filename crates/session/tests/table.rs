@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use pgsluice_session::{Plan, Pooling, Progress, Refusal, Server, Session, Settings, Violation, Want};
+use pgsluice_session::{Plan, Pooling, Progress, Refusal, Server, Session, Settings, Tracking, Violation, Want};
 use pgsluice_wire::{BackendWriter, FrontendWriter, Severity, TxStatus};
 
 use crate::model::frontend as f;
@@ -98,7 +98,27 @@ fn skip_to_sync(bench: &mut Bench) {
 fn replaying(bench: &mut Bench) {
     bench.session = Session::new(1, Pooling::Transaction, 2, Arc::new(Settings::default().with("TimeZone", "UTC")));
     bench.server = Some(fresh_server());
-    assert_eq!(bench.client(b"").0, Ok(Progress { consumed: 0, want: Want::Server }));
+    let (progress, plan) = bench.client(b"");
+    assert_eq!((progress, tags(&plan.concat(b"")).as_str()), (Ok(Progress { consumed: 0, want: Want::More }), "Q"));
+}
+
+fn replaying_and_more(bench: &mut Bench) {
+    replaying(bench);
+    bench.sent(&f::query("select 1"));
+}
+
+/// Nothing but the rows of an audit is still to come.
+fn audited(bench: &mut Bench) {
+    bench.session = Session::new(1, Pooling::Transaction, 2, Arc::default()).with_tracking(Tracking::default());
+    ready(bench);
+    bench.sent(&f::query("set x to y"));
+    bench.received(&[complete("SET"), idle()].concat());
+    let mut out = Vec::new();
+    let server = bench.server.as_mut().unwrap();
+    assert!(bench.session.wants_audit(server));
+    bench.session.write_audit(server, &mut bench.shared.registry, &mut out);
+    assert_eq!(tags(&out), "CPBES");
+    bench.received(&[bare(b'3'), bare(b'1'), bare(b'2')].concat());
 }
 
 fn bare(tag: u8) -> Vec<u8> {
@@ -110,6 +130,12 @@ fn bare(tag: u8) -> Vec<u8> {
 fn idle() -> Vec<u8> {
     let mut m = Vec::new();
     BackendWriter(&mut m).ready(TxStatus::Idle);
+    m
+}
+
+fn complete(tag: &str) -> Vec<u8> {
+    let mut m = Vec::new();
+    BackendWriter(&mut m).command_complete(tag);
     m
 }
 
@@ -177,11 +203,6 @@ fn frontend_outcome(bench: &mut Bench, message: &[u8]) -> String {
 }
 
 fn backend_events() -> Vec<(&'static str, Vec<u8>)> {
-    let complete = |tag: &str| {
-        let mut m = Vec::new();
-        BackendWriter(&mut m).command_complete(tag);
-        m
-    };
     let mut status = Vec::new();
     BackendWriter(&mut status).parameter_status(b"TimeZone", b"UTC");
     vec![
@@ -243,7 +264,11 @@ fn backend_outcome(bench: &mut Bench, message: &[u8]) -> String {
         Ok(_) => format!("tell {}", tags(&shown)),
     };
     let server = bench.server.as_ref().unwrap();
-    if server.last_words().is_some() {
+    if server.is_replay_lost() {
+        words.push_str(", replay lost");
+    } else if server.is_pinned() {
+        words.push_str(", pinned");
+    } else if server.last_words().is_some() {
         words.push_str(", it goes");
     } else if bench.session.can_release(server) {
         words.push_str(", quiet");
@@ -252,7 +277,7 @@ fn backend_outcome(bench: &mut Bench, message: &[u8]) -> String {
 }
 
 /// Columns of the second table: what is owed when the message comes. The first of it is what the column is named for.
-const OWED: [(&str, Setup); 16] = [
+const OWED: [(&str, Setup); 17] = [
     ("nothing", ready),
     ("Query", |b| b.after(&f::query("select 1"))),
     ("FunctionCall", |b| b.after(&f::function_call(1))),
@@ -271,25 +296,10 @@ const OWED: [(&str, Setup); 16] = [
         b.server = Some(fresh_server());
         b.sent(&f::bind("", "a", &[]));
     }),
-    ("replayed set", replaying),
-    ("replayed reset", |b| {
-        ready(b);
-        let mut server = fresh_server();
-        Session::new(2, Pooling::Transaction, 2, Arc::new(Settings::default().with("x", "y")))
-            .replay(&mut server, &mut Vec::new());
-        server
-            .handle_alone(&[bare(b'1'), bare(b'2'), complete_select(), idle()].concat(), &mut Plan::default())
-            .unwrap();
-        b.server = Some(server);
-        assert_eq!(b.client(b"").0, Ok(Progress { consumed: 0, want: Want::Server }));
-    }),
+    ("replay", replaying),
+    ("replay, Query", replaying_and_more),
+    ("audit", audited),
 ];
-
-fn complete_select() -> Vec<u8> {
-    let mut m = Vec::new();
-    BackendWriter(&mut m).command_complete("SELECT 1");
-    m
-}
 
 impl Bench {
     fn after(&mut self, message: &[u8]) {
@@ -321,7 +331,7 @@ fn compare(name: &str, table: &str) {
 
 #[test]
 fn frontend_messages_by_state() {
-    let columns: [(&str, Setup); 8] = [
+    let columns: [(&str, Setup); 10] = [
         ("unlinked", unlinked),
         ("linked, ready", ready),
         ("linked, Parse unanswered", mid_batch),
@@ -330,6 +340,8 @@ fn frontend_messages_by_state() {
         ("refused a server", refused),
         ("refused, skipping to Sync", skip_to_sync),
         ("linked, replaying", replaying),
+        ("linked, replaying, one Query sent", replaying_and_more),
+        ("linked, audited", audited),
     ];
     compare("frontend.txt", &table(&columns, &frontend_events(), frontend_outcome));
 }

@@ -2,6 +2,7 @@
 
 use pgsluice_wire::{BackendWriter, Column, TxStatus};
 
+use super::text::parameters;
 use super::{CopyIn, Failure, Model, Portal, aborted};
 
 /// The error a text meets when it is parsed.
@@ -14,7 +15,7 @@ pub(crate) fn returns_rows(text: &str) -> bool {
     ["select", "show"].contains(&word(text, 0).as_str())
 }
 
-fn word(text: &str, n: usize) -> String {
+pub(super) fn word(text: &str, n: usize) -> String {
     text.split_whitespace().nth(n).unwrap_or_default().to_ascii_lowercase()
 }
 
@@ -35,7 +36,7 @@ fn number(body: &mut &[u8], bytes: usize) -> u32 {
     n.iter().fold(0, |sum, &b| (sum << 8) | u32::from(b))
 }
 
-fn missing_statement(name: &[u8]) -> Failure {
+pub(super) fn missing_statement(name: &[u8]) -> Failure {
     if name.is_empty() {
         return ("26000", "unnamed prepared statement does not exist".into());
     }
@@ -97,7 +98,7 @@ impl Model {
                 String::from_utf8_lossy(value).into_owned()
             })
             .collect();
-        let wanted = text.matches('$').count();
+        let wanted = parameters(&text);
         if values.len() != wanted {
             let name = String::from_utf8_lossy(&name);
             let text = format!(
@@ -128,7 +129,7 @@ impl Model {
             return Err(aborted());
         }
         if kind == u32::from(b'S') {
-            let oids = vec![25; text.matches('$').count()];
+            let oids = vec![25; parameters(&text)];
             BackendWriter(&mut self.held).parameter_description(&oids);
         }
         self.describe_rows(&text);
@@ -188,7 +189,7 @@ impl Model {
         Ok(())
     }
 
-    fn row(&mut self, value: &str) {
+    pub(super) fn row(&mut self, value: &str) {
         BackendWriter(&mut self.held).data_row([Some(value.as_bytes())].into_iter());
     }
 
@@ -206,58 +207,24 @@ impl Model {
             self.complete(&format!("SELECT {rows}"));
             return Ok(());
         }
+        if self.run_state(text, values, simple)? {
+            return Ok(());
+        }
         match word(text, 0).as_str() {
-            "select" => self.set_config(values),
             "begin" => self.begin(),
             "commit" | "rollback" => self.end_block(&word(text, 0)),
             "error" => return Err(("22012", "division by zero".into())),
-            "show" => {
-                self.describe_if(simple);
-                let value = self.settings.get(&word(text, 1)).cloned().unwrap_or_default();
-                self.row(&value);
-                self.complete("SHOW");
-            }
-            "set" | "reset" => self.set(text),
-            "deallocate" if word(text, 1) != "all" => self.deallocate(&word(text, 1).replace('"', ""))?,
-            "deallocate" => {
-                self.statements.retain(|name, _| name.is_empty());
-                self.sql_prepared.clear();
-                self.complete("DEALLOCATE ALL");
-            }
-            "discard" => self.discard_all()?,
-            "listen" => {
-                self.channels.insert(word(text, 1));
-                self.complete("LISTEN");
-            }
-            "unlisten" => {
-                self.channels.clear();
-                self.complete("UNLISTEN");
-            }
-            "prepare" => {
-                self.sql_prepared.insert(word(text, 1));
-                self.complete("PREPARE");
-            }
-            "close" => self.complete("CLOSE CURSOR ALL"),
             "copy" => self.copy(&word(text, 1)),
             _ => self.complete("DO"),
         }
         Ok(())
     }
 
-    fn describe_if(&mut self, simple: bool) {
+    pub(super) fn describe_if(&mut self, simple: bool) {
         if simple {
             let columns = [Column { name: "n".into(), type_oid: 25, type_len: -1 }];
             BackendWriter(&mut self.held).row_description(&columns, |_| false);
         }
-    }
-
-    /// `SELECT pg_catalog.set_config($1, $2, false), …`
-    fn set_config(&mut self, values: &[String]) {
-        for pair in values.chunks(2) {
-            self.settings.insert(pair[0].to_ascii_lowercase(), pair[1].clone());
-        }
-        self.row("");
-        self.complete("SELECT 1");
     }
 
     fn begin(&mut self) {
@@ -274,50 +241,12 @@ impl Model {
         if self.tx == TxStatus::Idle {
             self.warn("25P01", "there is no transaction in progress");
         }
-        if !keep && let Some(saved) = self.saved.take() {
-            self.settings = saved;
+        if !keep {
+            self.state.roll_back();
         }
         self.tx = TxStatus::Idle;
         self.end_transaction();
         self.complete(if keep { "COMMIT" } else { "ROLLBACK" });
-    }
-
-    fn set(&mut self, text: &str) {
-        let name = word(text, 1).replace('"', "");
-        let verb = word(text, 0);
-        if verb == "set" && name != "session" {
-            self.settings.insert(name, text.split_whitespace().nth(2).unwrap_or_default().to_owned());
-        } else if name == "all" {
-            self.settings = self.defaults.clone();
-        } else if verb == "reset" {
-            match self.defaults.get(&name).cloned() {
-                Some(value) => self.settings.insert(name, value),
-                None => self.settings.remove(&name),
-            };
-        }
-        self.complete(&verb.to_ascii_uppercase());
-    }
-
-    fn deallocate(&mut self, name: &str) -> Result<(), Failure> {
-        if self.statements.remove(name.as_bytes()).is_none() {
-            return Err(missing_statement(name.as_bytes()));
-        }
-        self.complete("DEALLOCATE");
-        Ok(())
-    }
-
-    fn discard_all(&mut self) -> Result<(), Failure> {
-        if self.tx != TxStatus::Idle || self.in_list {
-            return Err(("25001", "DISCARD ALL cannot run inside a transaction block".into()));
-        }
-        self.settings = self.defaults.clone();
-        self.saved = Some(self.settings.clone());
-        self.portals.clear();
-        self.statements.retain(|name, _| name.is_empty());
-        self.sql_prepared.clear();
-        self.channels.clear();
-        self.complete("DISCARD ALL");
-        Ok(())
     }
 
     fn copy(&mut self, direction: &str) {

@@ -6,16 +6,21 @@
 
 pub(crate) mod commands;
 pub(crate) mod frontend;
+mod state;
+pub(crate) mod text;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use pgsluice_wire::{BackendWriter, Column, HEAD_LEN, Head, Severity, TxStatus};
+
+use state::State;
 
 /// A parameter list, by lower-case name.
 pub(crate) type Values = BTreeMap<String, String>;
 
-/// Parameters that are reported, as PostgreSQL spells them.
-pub(crate) const REPORTED: [&str; 3] = ["TimeZone", "application_name", "DateStyle"];
+/// Parameters that are reported, as PostgreSQL spells them. Here `default` is what they are when nobody has set them, and
+/// also whom the session logged in as.
+pub(crate) const REPORTED: [&str; 4] = ["TimeZone", "application_name", "DateStyle", "session_authorization"];
 
 /// SQLSTATE and message of an error.
 pub(crate) type Failure = (&'static str, String);
@@ -49,13 +54,8 @@ pub(crate) struct Model {
     tx: TxStatus,
     skipping: bool,
     copy: Option<CopyIn>,
-    defaults: Values,
-    settings: Values,
+    state: State,
     reported: Values,
-    /// Settings at the start of the transaction.
-    saved: Option<Values>,
-    channels: BTreeSet<String>,
-    sql_prepared: BTreeSet<String>,
     /// A command that runs inside a multi-statement Query.
     in_list: bool,
     closed: bool,
@@ -64,8 +64,8 @@ pub(crate) struct Model {
 impl Model {
     /// A backend that has just said ReadyForQuery (which is not in `out`); `settings` are its session's defaults.
     pub(crate) fn new(settings: &[(&str, &str)]) -> Self {
-        let mut defaults: Values = REPORTED.iter().map(|n| (n.to_ascii_lowercase(), "default".to_owned())).collect();
-        defaults.extend(settings.iter().map(|(n, v)| (n.to_ascii_lowercase(), (*v).to_owned())));
+        let state = State::new(settings);
+        let reported = REPORTED.iter().map(|n| n.to_ascii_lowercase());
         Self {
             inbox: Vec::new(),
             held: Vec::new(),
@@ -75,12 +75,8 @@ impl Model {
             tx: TxStatus::Idle,
             skipping: false,
             copy: None,
-            settings: defaults.clone(),
-            reported: defaults.clone(),
-            defaults,
-            saved: None,
-            channels: BTreeSet::new(),
-            sql_prepared: BTreeSet::new(),
+            reported: reported.map(|n| (n.clone(), state.setting(&n).to_owned())).collect(),
+            state,
             in_list: false,
             closed: false,
         }
@@ -108,13 +104,11 @@ impl Model {
 
     /// What the last client could have left behind, other than settings and prepared statements.
     pub(crate) fn leftovers(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        if self.tx != TxStatus::Idle || self.saved.is_some() {
+        let mut found = self.state.leftovers();
+        if self.tx != TxStatus::Idle {
             found.push(format!("transaction {:?}", self.tx));
         }
         found.extend(self.portals.keys().map(|p| format!("portal {}", p.escape_ascii())));
-        found.extend(self.channels.iter().map(|c| format!("channel {c}")));
-        found.extend(self.sql_prepared.iter().map(|c| format!("SQL statement {c}")));
         if self.copy.is_some() || self.skipping || !self.inbox.is_empty() {
             found.push("half a conversation".into());
         }
@@ -123,11 +117,7 @@ impl Model {
 
     /// Settings that differ from the defaults.
     pub(crate) fn changed_settings(&self) -> Values {
-        self.settings
-            .iter()
-            .filter(|(n, v)| self.defaults.get(*n) != Some(v))
-            .map(|(n, v)| (n.clone(), v.clone()))
-            .collect()
+        self.state.changed_settings()
     }
 
     /// Named statements it has.
@@ -219,7 +209,7 @@ impl Model {
         self.statements.remove(&b""[..]);
         self.portals.remove(&b""[..]);
         let text = String::from_utf8_lossy(body.strip_suffix(b"\0").unwrap_or(body)).into_owned();
-        let list: VecDeque<String> = text.split(';').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect();
+        let list = text::split(&text);
         if let Some(failure) = list.iter().find_map(|text| commands::syntax_error(text)) {
             self.fail(&failure);
             return self.end_failed(true);
@@ -267,10 +257,10 @@ impl Model {
         }
         for name in REPORTED {
             let key = name.to_ascii_lowercase();
-            let value = &self.settings[&key];
-            if self.reported[&key] != *value {
+            let value = self.state.setting(&key).to_owned();
+            if self.reported[&key] != value {
                 BackendWriter(&mut self.held).parameter_status(name.as_bytes(), value.as_bytes());
-                self.reported.insert(key, value.clone());
+                self.reported.insert(key, value);
             }
         }
         BackendWriter(&mut self.held).ready(self.tx);
@@ -278,21 +268,17 @@ impl Model {
     }
 
     fn begin_transaction(&mut self) {
-        if self.saved.is_none() {
-            self.saved = Some(self.settings.clone());
-        }
+        self.state.begin();
     }
 
     fn end_transaction(&mut self) {
-        self.saved = None;
+        self.state.commit();
         self.portals.clear();
     }
 
     fn fail(&mut self, (code, text): &Failure) {
         BackendWriter(&mut self.held).report(Severity::Error, code, text, "", "");
-        if let Some(saved) = self.saved.take() {
-            self.settings = saved;
-        }
+        self.state.roll_back();
         self.portals.clear();
         if self.tx == TxStatus::InBlock {
             self.tx = TxStatus::Failed;
