@@ -24,6 +24,7 @@ pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod session_state;
 pub mod shuffle;
 pub mod stage;
 pub mod wire;
