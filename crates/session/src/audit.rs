@@ -10,6 +10,7 @@ use pgsluice_sql::Effects;
 use pgsluice_wire::{BackendWriter, DataRow, FrontendWriter, Severity, tag::frontend};
 
 use crate::Ctx;
+use crate::follow::Catalog;
 use crate::frontend::Session;
 use crate::ledger::Owed;
 use crate::params::PARAMS_BYTES_MAX;
@@ -25,7 +26,8 @@ const STATEMENT: &str = "pgsluice_audit";
 pub(crate) const AUDIT_ROW_MAX: usize = 1 << 20;
 
 /// The audit. Parameters: custom settings to look at; then which parts are wanted: settings; prepared statements, cursors
-/// and channels; temporary objects; advisory locks; names of all prepared statements. Rows: kind, name, and the value in
+/// and channels; temporary objects; advisory locks; names of all prepared statements; and whether custom settings are looked
+/// for in the sources of all functions (those with an oid of `FirstNormalObjectId` or more). Rows: kind, name, and the value in
 /// hexadecimal digits, in the database's encoding. Whatever the client's `search_path` is, nothing here is looked up in it.
 ///
 /// Source: manual, "System Views"; custom settings without a library are not in `pg_settings` (`GUC_NO_SHOW_ALL` in
@@ -34,6 +36,9 @@ const QUERY: &str = "\
 SELECT 's'::pg_catalog.text, s.n, pg_catalog.encode(pg_catalog.convert_to(s.v, pg_catalog.getdatabaseencoding()), 'hex') \
 FROM (SELECT name, setting FROM pg_catalog.pg_settings WHERE $2 AND source OPERATOR(pg_catalog.=) 'session' \
 UNION ALL SELECT c, pg_catalog.current_setting(c, true) FROM pg_catalog.unnest($1) u(c) WHERE $2 \
+UNION ALL SELECT m[1], pg_catalog.current_setting(m[1], true) FROM pg_catalog.pg_proc p, \
+pg_catalog.regexp_matches(p.prosrc, '[a-zA-Z_]\\w*\\.[a-zA-Z_]\\w*', 'g') r(m) WHERE $7 \
+AND p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND p.prosrc OPERATOR(pg_catalog.~) '(?i)set_config|set\\s' \
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') WHERE $2 \
 UNION ALL SELECT 'session_authorization', SESSION_USER::pg_catalog.text WHERE $2) s(n, v) \
 UNION ALL SELECT 'p', NULL, NULL FROM pg_catalog.pg_prepared_statements WHERE $3 AND from_sql \
@@ -46,8 +51,8 @@ UNION ALL (SELECT 'a', NULL, NULL FROM pg_catalog.pg_locks WHERE $5 AND locktype
 AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() LIMIT 1) \
 UNION ALL SELECT 'q', name, NULL FROM pg_catalog.pg_prepared_statements WHERE $6 AND NOT from_sql";
 
-/// Types of its parameters: `text[]`, then five times `boolean` (`src/include/catalog/pg_type.dat`).
-const TYPES: [u32; 6] = [1009, 16, 16, 16, 16, 16];
+/// Types of its parameters: `text[]`, then six times `boolean` (`src/include/catalog/pg_type.dat`).
+const TYPES: [u32; 7] = [1009, 16, 16, 16, 16, 16, 16];
 
 /// Settings that belong to a transaction, not to its session.
 const OF_TRANSACTION: [&str; 3] = ["transaction_deferrable", "transaction_isolation", "transaction_read_only"];
@@ -90,7 +95,7 @@ impl Session {
 
     /// Appends the question. The answer comes through [`Session::handle_server`]; until then the session takes nothing from
     /// its client.
-    pub fn write_audit(&self, server: &mut Server, registry: &mut Registry, out: &mut Vec<u8>) {
+    pub fn write_audit(&self, server: &mut Server, catalog: Catalog<'_>, registry: &mut Registry, out: &mut Vec<u8>) {
         let touched = std::mem::take(&mut server.touched);
         let opaque = touched.intersects(Effects::OPAQUE | Effects::SUSPECT);
         let scope = scope(touched);
@@ -99,6 +104,9 @@ impl Session {
         names.extend(server.custom.iter().map(AsRef::as_ref));
         if opaque {
             names.extend(registry.custom());
+            if let Catalog::Known(suspects) = catalog {
+                names.extend(suspects.custom().iter().map(AsRef::as_ref));
+            }
         }
         let has = |part| if scope.contains(part) { "t" } else { "f" };
         let objects = scope.intersects(Effects::PREPARE | Effects::CURSOR | Effects::LISTEN);
@@ -109,6 +117,7 @@ impl Session {
             has(Effects::TEMP),
             has(Effects::ADVISORY),
             if opaque { "t" } else { "f" },
+            if opaque && matches!(catalog, Catalog::Unknown) { "t" } else { "f" },
         ];
         let mut writer = FrontendWriter(out);
         if !server.has_audit {
@@ -192,6 +201,7 @@ impl Session {
     /// it is what it was at first, once it is replayed. Are there not too many?
     fn take_settings(&mut self, found: Vec<(String, String)>, server: &mut Server, registry: &mut Registry) -> bool {
         let login = server.login_user.clone();
+        let reset = std::mem::take(&mut server.reset.0);
         let mut settings = Settings::default();
         for (name, value) in found {
             let name = name.to_ascii_lowercase();
@@ -199,7 +209,7 @@ impl Session {
                 "role" => value == "none",
                 "session_authorization" => login.as_deref() == Some(&*value),
                 // PostgreSQL cannot forget that there was one: it is empty.
-                custom if custom.contains('.') => value.is_empty() && self.base.get(custom).is_none(),
+                custom if custom.contains('.') => value.is_empty() && (reset || self.base.get(custom).is_none()),
                 other => OF_TRANSACTION.contains(&other),
             };
             if !unset {

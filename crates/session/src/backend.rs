@@ -256,6 +256,13 @@ impl Server {
             }
             self.quiet_params = self.params.clone();
         }
+        self.reset.1 = false;
+        if !hidden
+            && status == TxStatus::Idle
+            && let Some(session) = session.filter(|session| session.is_followed())
+        {
+            session.note_sequence_use(self, ctx);
+        }
         if !hidden {
             ctx.counters.queries += 1;
             ctx.counters.xacts += u64::from(status == TxStatus::Idle);
@@ -290,6 +297,11 @@ impl Server {
             if self.set_since_discard && !session.is_followed() && session.is_default(name) {
                 Arc::make_mut(&mut session.settings).set(name, value);
             }
+            session.tell_discarded(name, value, ctx)?;
+            return Ok(false);
+        }
+        if self.reset.1 && session.is_followed() && session.base.get(name).is_some() {
+            // RESET goes back to what the startup message set, which is replayed.
             session.tell_discarded(name, value, ctx)?;
             return Ok(false);
         }
@@ -343,6 +355,9 @@ impl Server {
                     self.leave(Effects::SETTINGS, followed);
                 }
                 self.set_since_discard = self.discarded;
+                if tag == b"RESET" {
+                    self.reset = (true, true);
+                }
             }
             b"DECLARE CURSOR" if !ours && !followed => self.leave(Effects::CURSOR, followed),
             b"LISTEN" => self.leave(Effects::LISTEN, followed),

@@ -23,15 +23,15 @@ pub enum Catalog<'a> {
 }
 
 impl Session {
-    /// A text is on its way: `whole`, or the front of one that is too long to be read. Is it one that is to be refused?
-    pub(crate) fn note_text(&self, text: &[u8], whole: bool, server: &mut Server, ctx: &Ctx<'_>) -> Option<PinReason> {
-        server.last.set(text);
+    /// A Query is on its way, or the front of one that is too long to be read. What may it do?
+    pub(crate) fn read_query(&self, message: &Message<'_>, server: &mut Server, ctx: &Ctx<'_>) -> Effects {
+        server.last.set(message.body());
         if !self.is_followed() {
-            return None;
+            return Effects::default();
         }
-        let reading = self.read(text, whole, ctx);
-        server.touch(&reading);
-        self.tracking.refuses(reading.effects)
+        let reading = self.read(message.body(), message.missing() == 0, ctx);
+        server.touch(&reading, self.id);
+        reading.effects
     }
 
     /// What a text may do.
@@ -44,6 +44,9 @@ impl Session {
         let mut reading = if whole { pgsluice_sql::read(text, suspects) } else { Reading::default() };
         if !whole {
             reading.effects |= Effects::OPAQUE;
+        }
+        if reading.effects.contains(Effects::OPAQUE) {
+            note_dotted(text, &mut reading);
         }
         if reading.effects.contains(Effects::PREPARE) && names_ours(text) {
             reading.effects |= Effects::OPAQUE;
@@ -68,9 +71,9 @@ impl Session {
         }
         match ctx.catalog {
             Catalog::Known(suspects) if suspects.is_empty() && self.tracking.audit == Audit::Suspects => {
-                server.touch(statement.reading());
+                server.touch(statement.reading(), self.id);
             }
-            _ => server.touch(&self.read(statement.text(), true, ctx)),
+            _ => server.touch(&self.read(statement.text(), true, ctx), self.id),
         }
     }
 
@@ -140,8 +143,9 @@ impl Server {
     }
 
     /// Its client sends what may do this.
-    pub(crate) fn touch(&mut self, reading: &Reading) {
+    pub(crate) fn touch(&mut self, reading: &Reading, session: u64) {
         self.touched |= reading.effects;
+        self.note_sequences(reading.effects, session);
         if self.pins.contains(Effects::OPAQUE) {
             // What an audit could not find out is asked again.
             self.touched |= Effects::OPAQUE;
@@ -188,6 +192,24 @@ impl fmt::Debug for LastText {
         write!(f, "{:?}", self.to_string())
     }
 }
+
+/// A text that nobody can read may make settings of the names in it: whatever is two words with a dot between them.
+fn note_dotted(text: &[u8], reading: &mut Reading) {
+    let is_word = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.');
+    for word in text
+        .split(|b| !is_word(b))
+        .filter(|word| word.contains(&b'.') && word.first().is_some_and(|b| !b.is_ascii_digit()))
+    {
+        let name = String::from_utf8_lossy(word).trim_matches('.').to_ascii_lowercase();
+        let known = reading.custom.len() >= pgsluice_sql::CUSTOM_MAX || reading.custom.iter().any(|c| **c == *name);
+        if !known && name.split('.').count() == 2 && name.len() <= DOTTED_MAX {
+            reading.custom.push(name.into());
+        }
+    }
+}
+
+/// Longest name of a setting that is looked for in a text that nobody can read, in bytes.
+const DOTTED_MAX: usize = 127;
 
 /// Does a text name a statement as we call it on a server?
 fn names_ours(text: &[u8]) -> bool {

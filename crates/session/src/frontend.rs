@@ -96,6 +96,10 @@ pub struct Session {
     pub(crate) tracking: Tracking,
     /// A replay failed: the next ones are waited for.
     pub(crate) is_careful: bool,
+    /// Transactions for which it keeps its server yet, see [`crate::sequence`].
+    pub(crate) lease: u32,
+    /// It may have called `nextval` before.
+    pub(crate) called_nextval: bool,
     /// Reasons for a pin that its client has been warned of.
     pub(crate) warned: Effects,
     /// What happened since it was asked last.
@@ -123,6 +127,8 @@ impl Session {
             told: None,
             tracking: Tracking::OFF,
             is_careful: false,
+            lease: 0,
+            called_nextval: false,
             warned: Effects::default(),
             counts: StateCounts::default(),
             base,
@@ -499,7 +505,12 @@ impl Session {
                 if message.is_hardly_begun() {
                     return Ok(Step::Blocked(Want::More));
                 }
-                if let Some(reason) = self.note_text(message.body(), message.missing() == 0, server, ctx) {
+                let effects = self.read_query(&message, server, ctx);
+                if self.has_foreign_sequences(effects, server, ctx.counters) && server.ledger.is_empty() {
+                    self.discard_sequences(server, ctx);
+                    return Ok(Step::Blocked(Want::Server));
+                }
+                if let Some(reason) = self.tracking.refuses(effects).filter(|_| self.is_followed()) {
                     return Ok(self.refuse_query(reason, message, server, ctx));
                 }
                 self.hold = forgets(message.body()) || (!self.names.is_empty() && mentions_forgetting(message.body()));

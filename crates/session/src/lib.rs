@@ -21,6 +21,7 @@ mod named;
 mod params;
 mod plan;
 mod replay;
+mod sequence;
 mod server;
 mod server_login;
 mod settings;
@@ -71,4 +72,10 @@ pub struct Counters {
     pub server_parses: u64,
     /// Bind messages from clients.
     pub binds: u64,
+    /// Times that `currval` or `lastval` may have been called in a later transaction than `nextval`.
+    pub sequence_reads: u64,
+    /// Times that such a call came too late.
+    pub sequence_losses: u64,
+    /// Times that a server was kept for such a call, and none came.
+    pub sequence_proofs: u64,
 }

@@ -103,8 +103,15 @@ impl Session {
         }
         match &named {
             Some(Named { statement, .. }) => self.note_bound(statement, server, ctx),
-            None if self.is_followed() => server.touch(&self.unnamed.reading),
+            None if self.is_followed() => server.touch(&self.unnamed.reading, self.id),
             None => {}
+        }
+        if self.is_followed() {
+            let effects =
+                named.as_ref().map_or(self.unnamed.reading.effects, |named| named.statement.reading().effects);
+            if self.has_foreign_sequences(effects, server, ctx.counters) && bind.portal.is_empty() {
+                self.discard_sequences_in_batch(server, ctx);
+            }
         }
         ctx.counters.binds += 1;
         server.bound = named.as_ref().filter(|_| bind.portal.is_empty()).map(|named| named.statement.clone());

@@ -98,6 +98,12 @@ pub struct Server {
     /// Whom it was logged in as, if it said so.
     pub(crate) login_user: Option<Box<str>>,
     pub(crate) guard: Guard,
+    /// The session whose `nextval` may have been here last.
+    pub(crate) sequences_of: Option<u64>,
+    /// It was in the transaction that has not ended yet.
+    pub(crate) leasable: bool,
+    /// RESET ran since the last audit, and in the cycle that has not ended yet.
+    pub(crate) reset: (bool, bool),
     /// The answer to [`Server::write_catalog_query`], while it is awaited.
     pub(crate) catalog_rows: Option<CatalogRows>,
     /// See [`Server::take_catalog_changed`].
@@ -161,6 +167,9 @@ impl Server {
             stain: None,
             login_user,
             guard: Guard::Shut,
+            sequences_of: None,
+            leasable: false,
+            reset: (false, false),
             catalog_rows: None,
             catalog_changed: false,
             last: LastText::default(),

@@ -50,6 +50,8 @@ struct State {
     clients: HashMap<u32, Rc<Slot>>,
     /// Servers being cleaned, by id.
     cleaning: HashMap<u64, (PoolId, Rc<Live>)>,
+    /// Clients that keep their server for a while, and since when.
+    leases: Vec<(Instant, Rc<Slot>)>,
     registry: Registry,
     scratch: Vec<u8>,
     plan: Plan,
@@ -139,6 +141,7 @@ pub(crate) async fn run(
         pools: Vec::new(),
         clients: HashMap::new(),
         cleaning: HashMap::new(),
+        leases: Vec::new(),
         registry: Registry::new(index, workers),
         scratch: vec![0; SCRATCH_LEN],
         plan: Plan::default(),

@@ -73,6 +73,9 @@ pub(crate) struct Slot {
     pub(crate) grant: Cell<Option<Grant>>,
     pub(crate) kill: Cell<Option<Refusal>>,
     pub(crate) cancel: Cell<Option<oneshot::Sender<()>>>,
+    /// It keeps its server for a while only; and that is over.
+    pub(crate) leased: Cell<bool>,
+    pub(crate) lease_over: Cell<bool>,
     pub(crate) notice_due: Cell<bool>,
     pub(crate) noticed: Cell<bool>,
     waker: Cell<Option<Waker>>,
@@ -103,6 +106,8 @@ impl Slot {
             grant: Cell::new(None),
             kill: Cell::new(None),
             cancel: Cell::new(None),
+            leased: Cell::new(false),
+            lease_over: Cell::new(false),
             notice_due: Cell::new(false),
             noticed: Cell::new(false),
             waker: Cell::new(None),

@@ -14,6 +14,9 @@ use crate::spec::Timeouts;
 /// How long an order to give up a server waits for one to come back.
 const SHED_AGE: Duration = Duration::from_secs(2);
 
+/// How long a client that may call `currval` keeps its server, if it does nothing.
+pub(super) const LEASE: Duration = Duration::from_secs(1);
+
 impl Worker {
     pub(super) fn tick(&self, now: Instant) {
         let mut state = self.cell.borrow_mut();
@@ -26,6 +29,11 @@ impl Worker {
                 }
                 self.tick_idle(&mut state, PoolId(index), now);
             }
+        }
+        let over = |since: Instant| now.saturating_duration_since(since) >= LEASE;
+        for (_, slot) in state.leases.extract_if(.., |(since, _)| over(*since)) {
+            slot.lease_over.set(true);
+            slot.wake();
         }
         self.tick_clients(&mut state, now);
         self.answer_those_who_wait(&mut state);

@@ -147,6 +147,9 @@ impl Client {
         if let Some(done) = self.slot.cancel.take() {
             self.cancel(state, done, cx)?;
         }
+        if self.slot.lease_over.get() {
+            self.watch_lease(state);
+        }
         if self.slot.notice_due.take() && matches!(self.block, Block::Queue(_)) && self.phase == Phase::Open {
             let text = "No server connection is available yet, waiting in the queue";
             BackendWriter(self.outbox.tail()).report(Severity::Notice, "00000", text, "", "See SHOW POOLS.");
@@ -523,6 +526,7 @@ impl Client {
             return self.go_on(state, cx);
         }
         if server.is_pinned() || self.slot.pinned.borrow().is_some() {
+            self.watch_lease(state);
             self.tell_state(state);
         }
         match (&self.phase, &self.block) {

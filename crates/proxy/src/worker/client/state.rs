@@ -3,14 +3,15 @@
 
 use std::task::Context;
 
-use pgsluice_session::{AfterLoss, Refusal};
+use pgsluice_session::{AfterLoss, Ctx, Refusal};
 use pgsluice_wire::Report;
 
 use super::Client;
 use super::end::End;
-use crate::worker::State;
 use crate::worker::conn::Linked;
 use crate::worker::slot::{Doing, Pinned};
+use crate::worker::tick::LEASE;
+use crate::worker::{PoolState, State};
 
 impl Client {
     /// The session is done for now: is something to be asked of its server first? Then the question is on its way.
@@ -19,8 +20,29 @@ impl Client {
         if !self.session.wants_audit(server) {
             return false;
         }
-        self.session.write_audit(server, &mut state.registry, conn.outbox.tail());
+        let State { pools, registry, .. } = state;
+        let entry = pools[self.pool.0].as_ref().expect("the pool of a client is known");
+        self.session.write_audit(server, entry.knowledge.catalog(), registry, conn.outbox.tail());
         true
+    }
+
+    /// A client that keeps its server for a while only: has it done nothing for that long?
+    pub(super) fn watch_lease(&mut self, state: &mut State) {
+        let Some(Linked { server, .. }) = &mut self.link else { return };
+        if self.slot.lease_over.take() {
+            self.slot.leased.set(false);
+            let idle = self.slot.doing.get() == Doing::Idle
+                && state.now.saturating_duration_since(self.slot.since.get()) >= LEASE;
+            if server.is_ready() && idle {
+                let State { pools, registry, plan, .. } = state;
+                let entry = pools[self.pool.0].as_mut().expect("the pool of a client is known");
+                let PoolState { counters, knowledge, .. } = &mut **entry;
+                self.session.end_lease(server, &mut Ctx { registry, counters, catalog: knowledge.catalog(), plan });
+            }
+        }
+        if self.session.has_lease(server) && !self.slot.leased.replace(true) {
+            state.leases.push((state.now, self.slot.clone()));
+        }
     }
 
     /// The console is told whether the session is pinned, and what happened.
