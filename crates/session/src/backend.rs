@@ -400,6 +400,8 @@ impl Server {
             session.forget_statements(everything);
         }
         if everything {
+            self.reset = (true, true);
+            self.sequences_of = None;
             self.discarded = true;
             self.residue = Effects::default();
             self.pins = self.pins & Effects::LOAD;
@@ -421,8 +423,10 @@ impl Server {
         let audit_failed = self.fail_audit();
         let Some(front) = self.ledger.front() else { return session.is_some() };
         let mut shown = session.is_some();
+        let mut named_ours = false;
         if let (Some(report), Some((theirs, name))) = (report, session.as_ref().and_then(|s| s.error_names(front))) {
             shown = !write_renamed(report, theirs.as_bytes(), &name, ctx.plan);
+            named_ours = !shown;
         }
         match front {
             Owed::Bind(Some(named)) | Owed::DescribeStatement(Some(named)) => {
@@ -433,7 +437,10 @@ impl Server {
                         self.prepared.spoil(id);
                         ctx.registry.retire(&named.statement);
                     }
-                    Some(code) if code == sqlstate::INVALID_STATEMENT_NAME.as_bytes() => self.prepared.remove(id),
+                    // SQL's EXECUTE can miss another one.
+                    Some(code) if named_ours && code == sqlstate::INVALID_STATEMENT_NAME.as_bytes() => {
+                        self.prepared.remove(id);
+                    }
                     _ => {}
                 }
             }

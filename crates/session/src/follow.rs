@@ -56,6 +56,8 @@ impl Session {
     }
 
     fn judge(&self, effects: Effects, ctx: &Ctx<'_>) -> Effects {
+        // What it makes may be run before it is known.
+        let effects = if effects.contains(Effects::DDL) { effects | Effects::SUSPECT } else { effects };
         match self.tracking.audit {
             Audit::Suspects if matches!(ctx.catalog, Catalog::Known(_)) => effects,
             Audit::Suspects | Audit::Always => effects | Effects::SUSPECT,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pgsluice_sql::Effects;
 use pgsluice_wire::{Bind, FrontendWriter, HEAD_LEN, Parse, Target, TxStatus, tag::frontend};
 
 use crate::Ctx;
@@ -37,7 +38,7 @@ impl Session {
             return Ok(self.refuse_state(reason, message, server, ctx));
         }
         ctx.counters.client_parses += 1;
-        let statement = ctx.registry.intern(parse.content, &self.settings);
+        let statement = self.intern(parse.content, server, ctx);
         if let Some(old) = self.named(parse.name) {
             server.ensure_taken(&old.statement, self.max_prepared, ctx);
             write_parse(&old.statement, &message, parse.content.len(), ctx);
@@ -70,6 +71,21 @@ impl Session {
         ctx.counters.server_parses += 1;
         server.owe(Owed::Parse { name, statement });
         Ok(Step::Taken)
+    }
+
+    /// The statement that a Parse of the client's is about.
+    fn intern(&self, content: &[u8], server: &Server, ctx: &mut Ctx<'_>) -> Arc<Statement> {
+        let own = Effects::TEMP | Effects::PREPARE | Effects::CURSOR;
+        // What these return was settled when they were prepared, by what the name meant then. PostgreSQL crashes when a FETCH
+        // that was prepared returns rows of a cursor that is gone (`UtilityTupleDescriptor`).
+        let fetches = content.trim_ascii_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"fetch"));
+        if fetches || pgsluice_sql::read(text_of(content), None).effects.contains(Effects::PREPARE) {
+            return ctx.registry.make(content, &self.settings);
+        }
+        if self.is_followed() && (server.pins | server.touched).intersects(own) {
+            return ctx.registry.intern_for(self.id, content, &self.settings);
+        }
+        ctx.registry.intern(content, &self.settings)
     }
 
     /// It is too long to be kept. The error is for PostgreSQL to raise, in its turn and with all that follows from one: it

@@ -154,8 +154,16 @@ impl Registry {
 
     /// The statement with this content, as it is meant under a client's settings.
     pub fn intern(&mut self, content: &[u8], settings: &Settings) -> Arc<Statement> {
-        let context = settings.context();
-        if let Some(found) = self.known.get(&*context).and_then(|known| known.get(content)) {
+        self.intern_in(content, &settings.context())
+    }
+
+    /// The same for a statement that is nobody's but this session's.
+    pub(crate) fn intern_for(&mut self, session: u64, content: &[u8], settings: &Settings) -> Arc<Statement> {
+        self.intern_in(content, &format!("{session}\0{}", settings.context()))
+    }
+
+    fn intern_in(&mut self, content: &[u8], context: &str) -> Arc<Statement> {
+        if let Some(found) = self.known.get(context).and_then(|known| known.get(content)) {
             return found.0.clone();
         }
         if self.len >= self.sweep_at.0 || self.bytes + content.len() > self.sweep_at.1 {
@@ -163,14 +171,22 @@ impl Registry {
         }
         self.bytes += content.len();
         self.len += 1;
+        let statement = self.new_statement(content, context);
+        self.known.entry(statement.context.clone()).or_default().insert(ByContent(statement.clone()));
+        statement
+    }
+
+    /// A statement that is like no other, whatever its content.
+    pub(crate) fn make(&mut self, content: &[u8], settings: &Settings) -> Arc<Statement> {
+        self.new_statement(content, &settings.context())
+    }
+
+    fn new_statement(&mut self, content: &[u8], context: &str) -> Arc<Statement> {
         let id = self.next_id;
         self.next_id += self.step;
         let server_name = format!("{RESERVED_PREFIX}{id}").into();
-        let (content, context) = (content.into(), context.into());
         let (shape, reading) = (OnceLock::new(), OnceLock::new());
-        let statement = Arc::new(Statement { id, content, context, server_name, shape, reading });
-        self.known.entry(statement.context.clone()).or_default().insert(ByContent(statement.clone()));
-        statement
+        Arc::new(Statement { id, content: content.into(), context: context.into(), server_name, shape, reading })
     }
 
     /// The one copy of these parameters.

@@ -116,7 +116,7 @@ fn audited(bench: &mut Bench) {
     let mut out = Vec::new();
     let server = bench.server.as_mut().unwrap();
     assert!(bench.session.wants_audit(server));
-    bench.session.write_audit(server, &mut bench.shared.registry, &mut out);
+    bench.session.write_audit(server, pgsluice_session::Catalog::Unknown, &mut bench.shared.registry, &mut out);
     assert_eq!(tags(&out), "CPBES");
     bench.received(&[bare(b'3'), bare(b'1'), bare(b'2')].concat());
 }

@@ -26,6 +26,8 @@ pub(super) struct Knowledge {
     suspects: Option<Suspects>,
     /// Something was created or changed since.
     outdated: bool,
+    /// The same, since it was asked last.
+    changed: bool,
     asked: Option<Instant>,
     asking: bool,
 }
@@ -40,7 +42,7 @@ impl Knowledge {
 
     /// A command may have changed what there is.
     pub(super) fn set_outdated(&mut self) {
-        self.outdated = true;
+        (self.outdated, self.changed) = (true, true);
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -70,7 +72,7 @@ impl Worker {
 
     async fn learn(self: Rc<Self>, pool: PoolId, mut linked: Linked) {
         // What is changed from now on may not be in the answer.
-        let was_outdated = std::mem::take(&mut self.cell.borrow_mut().pool(pool).knowledge.outdated);
+        self.cell.borrow_mut().pool(pool).knowledge.changed = false;
         let answer = tokio::time::timeout(ANSWER_LIMIT, ask(&mut linked)).await.unwrap_or(Err(Lost::Late));
         let mut state = self.cell.borrow_mut();
         let id = linked.conn.live.info.id;
@@ -86,8 +88,11 @@ impl Worker {
             Ok(None) | Err(_) => debug!(server = id, ?answer, "the catalog could not be read again"),
         }
         match answer {
-            Ok(Some(suspects)) => entry.knowledge.suspects = Some(suspects),
-            Ok(None) | Err(_) => entry.knowledge.outdated |= was_outdated,
+            Ok(Some(suspects)) => {
+                entry.knowledge.suspects = Some(suspects);
+                entry.knowledge.outdated = entry.knowledge.changed;
+            }
+            Ok(None) | Err(_) => {}
         }
         match (answer_is_lost(&linked), linked) {
             (false, Linked { conn, server }) => match server.release() {
