@@ -17,9 +17,9 @@ use crate::{Counters, Ctx};
 /// Leases that ended without anybody having asked, after which a pool is believed not to ask.
 const PROOFS: u64 = 20;
 /// Transactions that a lease lasts where it is not known whether anybody asks.
-const SHORT_LEASE: u32 = 2;
+const SHORT_LEASE: u32 = 8;
 /// The same where somebody did.
-const LONG_LEASE: u32 = 8;
+const LONG_LEASE: u32 = 32;
 /// The same where somebody asked in vain.
 const ENDLESS_LEASE: u32 = u32::MAX;
 
