@@ -201,18 +201,20 @@ impl Session {
     /// it is what it was at first, once it is replayed. Are there not too many?
     fn take_settings(&mut self, found: Vec<(String, String)>, server: &mut Server, registry: &mut Registry) -> bool {
         let login = server.login_user.clone();
-        let reset = std::mem::take(&mut server.reset.0);
+        let was_reset = std::mem::take(&mut server.reset);
         let mut settings = Settings::default();
         for (name, value) in found {
             let name = name.to_ascii_lowercase();
-            let unset = match &*name {
+            let as_at_first = match &*name {
                 "role" => value == "none",
                 "session_authorization" => login.as_deref() == Some(&*value),
                 // PostgreSQL cannot forget that there was one: it is empty.
-                custom if custom.contains('.') => value.is_empty() && (reset || self.base.get(custom).is_none()),
-                other => OF_TRANSACTION.contains(&other),
+                custom if custom.contains('.') => value.is_empty(),
+                other if OF_TRANSACTION.contains(&other) => continue,
+                _ => false,
             };
-            if !unset {
+            // A client that has something else at first may have asked for this.
+            if !as_at_first || (self.base.get(&name).is_some() && !was_reset) {
                 settings.set(&name, &value);
             }
         }

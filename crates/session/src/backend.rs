@@ -256,7 +256,6 @@ impl Server {
             }
             self.quiet_params = self.params.clone();
         }
-        self.reset.1 = false;
         if !hidden
             && status == TxStatus::Idle
             && let Some(session) = session.filter(|session| session.is_followed())
@@ -300,16 +299,17 @@ impl Server {
             session.tell_discarded(name, value, ctx)?;
             return Ok(false);
         }
-        if self.reset.1 && session.is_followed() && session.base.get(name).is_some() {
-            // RESET goes back to what the startup message set, which is replayed.
-            session.tell_discarded(name, value, ctx)?;
-            return Ok(false);
-        }
-        session.note_told(name, value, ctx.registry)?;
         if session.is_followed() {
             // An audit will tell.
+            if self.reset && self.login_params.get(name) == Some(value) {
+                // The server's default is not the client's own.
+                session.tell_discarded(name, value, ctx)?;
+                return Ok(false);
+            }
+            session.note_told(name, value, ctx.registry)?;
             return Ok(true);
         }
+        session.note_told(name, value, ctx.registry)?;
         if is_settable(name) {
             // Let go first, or the session's would be copied.
             self.settings = Arc::default();
@@ -349,15 +349,14 @@ impl Server {
         }
         let temporary = tag == b"CREATE TABLE" && self.touched.contains(Effects::TEMP);
         self.catalog_changed |= followed && !temporary && changes_catalog(tag);
+        self.reset |= followed && !ours && matches!(tag, b"RESET" | b"DISCARD ALL");
         match tag {
             b"SET" | b"RESET" if !ours => {
                 if !followed || tag == b"RESET" {
                     self.leave(Effects::SETTINGS, followed);
                 }
                 self.set_since_discard = self.discarded;
-                if tag == b"RESET" {
-                    self.reset = (true, true);
-                }
+                if tag == b"RESET" {}
             }
             b"DECLARE CURSOR" if !ours && !followed => self.leave(Effects::CURSOR, followed),
             b"LISTEN" => self.leave(Effects::LISTEN, followed),
@@ -400,7 +399,6 @@ impl Server {
             session.forget_statements(everything);
         }
         if everything {
-            self.reset = (true, true);
             self.sequences_of = None;
             self.discarded = true;
             self.residue = Effects::default();

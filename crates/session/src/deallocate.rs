@@ -53,6 +53,12 @@ impl Session {
         Step::Taken
     }
 
+    /// Does what is sent behind this text depend on it? RESET brings back what the startup message set, which the server
+    /// does not know.
+    pub(crate) fn sets_back(&self, text: &[u8]) -> bool {
+        forgets(text) || (!self.base.is_empty() && self.is_followed() && begins(text, b"reset"))
+    }
+
     /// A portal is bound anew: is its statement one that forgets statements when it is executed?
     pub(crate) fn note_portal(&mut self, bind: Bind<'_>, named: Option<&Named>, server: &Server) {
         if server.is_quiet() {
@@ -64,7 +70,7 @@ impl Session {
             None if bind.statement.is_empty() => &self.unnamed.content,
             None => return,
         };
-        if forgets(content) && self.forgetful.len() < FORGETFUL_MAX {
+        if self.sets_back(content) && self.forgetful.len() < FORGETFUL_MAX {
             let text = content.split(|&b| b == 0).next().unwrap_or_default();
             self.forgetful.push(Forgetful { portal: bind.portal.into(), name: name(text) });
         }
@@ -111,9 +117,11 @@ impl Session {
 /// Does this SQL, as far as it has come, begin like DISCARD ALL or DEALLOCATE ALL? Only what is sent without waiting for
 /// its answer depends on this; what it did is told by its command tag.
 pub(crate) fn forgets(text: &[u8]) -> bool {
-    let text = text.trim_ascii_start();
-    let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-    begins(b"discard") || begins(b"deallocate")
+    begins(text, b"discard") || begins(text, b"deallocate")
+}
+
+fn begins(text: &[u8], word: &[u8]) -> bool {
+    text.trim_ascii_start().get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 /// Does it forget statements anywhere in this SQL, comments and literals included?

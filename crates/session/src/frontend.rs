@@ -9,7 +9,7 @@ use pgsluice_wire::{
 };
 
 use crate::Ctx;
-use crate::deallocate::{Forgetful, forgets, mentions_forgetting};
+use crate::deallocate::{Forgetful, mentions_forgetting};
 use crate::error::{Refusal, Violation};
 use crate::ledger::Owed;
 use crate::message::{Message, NAMES_MAX, Step};
@@ -225,6 +225,11 @@ impl Session {
         ctx: &mut Ctx<'_>,
     ) -> Result<Progress, Violation> {
         if let Some(server) = server.as_deref_mut() {
+            if server.reset && !self.base.is_empty() && self.wants_audit(server) {
+                // What was reset is not what the client has at first, until that is replayed.
+                let Ctx { plan, registry, catalog, .. } = ctx;
+                plan.insert(|out| self.write_audit(server, *catalog, registry, out));
+            }
             if server.ready && self.needs_replay(server) && self.rest.0 == 0 {
                 ctx.plan.insert(|out| self.replay(server, out));
             }
@@ -513,7 +518,8 @@ impl Session {
                 if let Some(reason) = self.tracking.refuses(effects).filter(|_| self.is_followed()) {
                     return Ok(self.refuse_query(reason, message, server, ctx));
                 }
-                self.hold = forgets(message.body()) || (!self.names.is_empty() && mentions_forgetting(message.body()));
+                self.hold =
+                    self.sets_back(message.body()) || (!self.names.is_empty() && mentions_forgetting(message.body()));
                 // A COPY does not wait for what has no place in it.
                 let deallocated = if server.copying_in { None } else { self.deallocated(&message) };
                 if message.is_unterminated() {

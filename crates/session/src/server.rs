@@ -102,8 +102,6 @@ pub struct Server {
     pub(crate) sequences_of: Option<u64>,
     /// It was in the transaction that has not ended yet.
     pub(crate) leasable: bool,
-    /// RESET ran since the last audit, and in the cycle that has not ended yet.
-    pub(crate) reset: (bool, bool),
     /// The answer to [`Server::write_catalog_query`], while it is awaited.
     pub(crate) catalog_rows: Option<CatalogRows>,
     /// See [`Server::take_catalog_changed`].
@@ -119,6 +117,10 @@ pub struct Server {
     pub(crate) discarded: bool,
     /// And a SET after it.
     pub(crate) set_since_discard: bool,
+    /// RESET or DISCARD ALL ran since its session was looked at last: what is not set is the client's own default.
+    pub(crate) reset: bool,
+    /// Parameters when it had just logged in.
+    pub(crate) login_params: Arc<Params>,
     close_needed: bool,
     /// Body of the FATAL report it sent before it goes.
     pub(crate) last_words: Option<Box<[u8]>>,
@@ -158,6 +160,7 @@ impl Server {
         Self {
             key,
             quiet_params: params.clone(),
+            login_params: params.clone(),
             params,
             touched: Effects::default(),
             custom: Vec::new(),
@@ -169,7 +172,6 @@ impl Server {
             guard: Guard::Shut,
             sequences_of: None,
             leasable: false,
-            reset: (false, false),
             catalog_rows: None,
             catalog_changed: false,
             last: LastText::default(),
@@ -185,6 +187,7 @@ impl Server {
             copy_syncs: 0,
             discarded: false,
             set_since_discard: false,
+            reset: false,
             close_needed: false,
             last_words: None,
             own_error: None,
@@ -400,6 +403,7 @@ impl Server {
         let left = std::mem::take(&mut self.pins) | std::mem::take(&mut self.touched);
         self.residue |= scope(left) | (left & Effects::SEQUENCE);
         self.custom.clear();
+        self.reset = false;
         if self.tx != TxStatus::Idle {
             // What the transaction set goes with it, and the settings are what they were before: which is not known.
             self.residue |= Effects::SETTINGS;

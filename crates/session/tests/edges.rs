@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pgsluice_session::{
     AfterLoss, CancelKey, Cleanup, IdleServer, Params, Plan, Pooling, Progress, Refusal, Server, Session, Settings,
-    Violation, Want,
+    Tracking, Violation, Want,
 };
 use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
 
@@ -441,7 +441,7 @@ fn what_a_lost_server_did_not_confirm_did_not_happen() {
 
 #[test]
 fn a_refusal_answers_one_message() {
-    let mut client = Client::new(1, b"", 5, Settings::default());
+    let mut client = Client::new(1, b"", 5, Settings::default(), Tracking::OFF);
     let mut shared = Shared::new();
     let query = f::query("select 1");
     let mut plan = Plan::default();

@@ -48,6 +48,65 @@ pub(crate) const LISTS: [&str; 16] = [
     "select 2; begin; commit; select 1",
 ];
 
+/// Texts that leave state behind, or ask for some: what needs a session that is followed.
+pub(crate) const STATE: [&str; 45] = [
+    "set app.x one",
+    "set app.x two",
+    "set local app.x three",
+    "reset app.x",
+    "show app.x",
+    "set work_mem 7",
+    "set local work_mem 8",
+    "reset work_mem",
+    "show work_mem",
+    "reset all",
+    "reset TimeZone",
+    "set role r",
+    "set role none",
+    "show role",
+    "set session authorization u",
+    "set session authorization default",
+    "show session_authorization",
+    "select set_config('app.x','a;b',false)",
+    "select set_config('app.x','it''s \u{e9}\n',false),set_config('work_mem','6',true)",
+    "create temp t",
+    "drop t",
+    "discard temp",
+    "select pg_advisory_lock(1)",
+    "select pg_advisory_unlock(1)",
+    "prepare s",
+    "execute s",
+    "deallocate s",
+    "listen y",
+    "unlisten y",
+    "unlisten *",
+    "select pg_listening_channels()",
+    "declare h with hold",
+    "fetch h",
+    "close h",
+    "close all",
+    "do $$ set app.hidden h $$",
+    "do $$ set work_mem 9 $$",
+    "show app.hidden",
+    "do $$ create temp u $$",
+    "drop u",
+    "do $$ select pg_advisory_lock(2) $$",
+    "select pg_advisory_unlock(2)",
+    "do $$ declare i with hold or replace $$",
+    "load lib",
+    "mark",
+];
+
+/// Some of these in one Query.
+pub(crate) const STATE_LISTS: [&str; 6] = [
+    "set app.x list; begin; set app.x other; rollback",
+    "begin; create temp t; set role r; commit; error",
+    "set app.x lost; create temp t; listen y; error",
+    "begin; declare h with hold; listen y; select pg_advisory_lock(1); rollback",
+    "discard all",
+    "set app.x kept; discard temp; commit; error",
+];
+
 /// One message of a client, or a few that belong together.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
@@ -96,6 +155,30 @@ impl Op {
             }
     }
 
+    /// The other: until its transaction has ended, what was reset is what the server has, not what the startup message set.
+    /// And a startup message's role that SET took away may be back after a RESET of something else.
+    fn resets_base(&self, model: &Model, base: &Settings) -> bool {
+        let resets = |text: &str| text.starts_with("reset") || text.starts_with("discard all");
+        let text = if let Op::Parse(_, text) | Op::Query(text) = self { *text } else { "" };
+        match self {
+            _ if base.is_empty() => false,
+            _ if base.get("role").is_some() && (text == "set role none" || text.starts_with("set session")) => true,
+            Op::Parse(_, text) => resets(text),
+            Op::Query(text) => resets(text) && model.tx() != TxStatus::Idle,
+            _ => false,
+        }
+    }
+
+    /// And a third: a setting whose name is in no text that we can read is not moved to another server.
+    fn asks_hidden(&self, model: &Model) -> bool {
+        let asks = |text: &str| text == "show app.hidden" && model.setting("app.hidden") == "h";
+        match self {
+            Op::Parse(_, text) => *text == "show app.hidden",
+            Op::Query(text) => asks(text),
+            _ => false,
+        }
+    }
+
     /// Does the server read on after this in the middle of a COPY FROM STDIN?
     fn is_fit_for_copy(&self) -> bool {
         matches!(self, Op::Sync | Op::Flush | Op::CopyData | Op::CopyDone | Op::CopyFail)
@@ -110,7 +193,8 @@ pub(crate) fn direct(program: &[Op], base: &Settings) -> (Vec<u8>, Vec<u8>) {
     let mut script = Vec::new();
     let tail = [Op::CopyDone, Op::CopyDone, Op::CopyDone, Op::Sync, Op::Query("rollback")];
     for op in program.iter().chain(&tail) {
-        if (!model.is_copying_in() || op.is_fit_for_copy()) && !op.is_odd(&model) {
+        let odd = op.is_odd(&model) || op.resets_base(&model, base) || op.asks_hidden(&model);
+        if (!model.is_copying_in() || op.is_fit_for_copy()) && !odd {
             let bytes = op.bytes();
             model.feed(&bytes);
             script.extend(bytes);

@@ -1,11 +1,11 @@
 //! The promise as a property: whatever clients send, each sees byte for byte what it would see on a server of its own,
 //! and no server is lent with anything left on it.
 
-use pgsluice_session::Settings;
+use pgsluice_session::{Settings, Suspects, Tracking};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::program::{LISTS, Op, TEXTS, check_hurt, direct, shown};
+use crate::program::{LISTS, Op, STATE, STATE_LISTS, TEXTS, check_hurt, direct, shown};
 use crate::world::{Dice, World};
 
 fn name() -> impl Strategy<Value = &'static str> {
@@ -16,35 +16,38 @@ fn portal() -> impl Strategy<Value = &'static str> {
     prop_oneof![4 => Just(""), 1 => Just("p")]
 }
 
-fn text() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(&TEXTS[..])
+fn text(state: bool) -> impl Strategy<Value = &'static str> {
+    let texts = if state { [&TEXTS[..], &STATE].concat() } else { TEXTS.to_vec() };
+    prop::sample::select(texts)
 }
 
-fn op() -> impl Strategy<Value = Vec<Op>> {
+/// One operation, or a few that belong together; of those that leave state behind, if `state`.
+fn op(state: bool) -> impl Strategy<Value = Vec<Op>> {
+    let lists = if state { [&LISTS[..], &STATE_LISTS].concat() } else { LISTS.to_vec() };
     let one = prop_oneof![
-        4 => (name(), text()).prop_map(|(n, t)| Op::Parse(n, t)),
+        4 => (name(), text(state)).prop_map(|(n, t)| Op::Parse(n, t)),
         4 => (portal(), name(), 0usize..2).prop_map(|(p, n, v)| Op::Bind(p, n, v)),
         2 => (prop::sample::select(&['S', 'P'][..]), name()).prop_map(|(k, n)| Op::Describe(k, n)),
         4 => (portal(), 0u32..3).prop_map(|(p, l)| Op::Execute(p, l)),
         2 => (prop::sample::select(&['S', 'P'][..]), name()).prop_map(|(k, n)| Op::Close(k, n)),
         5 => Just(Op::Sync),
         1 => Just(Op::Flush),
-        2 => text().prop_map(Op::Query),
-        2 => prop::sample::select(&LISTS[..]).prop_map(Op::Query),
+        2 => text(state).prop_map(Op::Query),
+        2 => prop::sample::select(lists).prop_map(Op::Query),
         1 => (0u32..2).prop_map(Op::FunctionCall),
         1 => Just(Op::CopyData),
         1 => Just(Op::CopyDone),
         1 => Just(Op::CopyFail),
     ];
-    let batch = (name(), text()).prop_map(|(n, t)| {
+    let batch = (name(), text(state)).prop_map(|(n, t)| {
         vec![Op::Parse(n, t), Op::Describe('S', n), Op::Bind("", n, 0), Op::Execute("", 0), Op::Sync]
     });
     let again = name().prop_map(|n| vec![Op::Bind("", n, 0), Op::Describe('P', ""), Op::Execute("", 0), Op::Sync]);
     prop_oneof![6 => one.prop_map(|op| vec![op]), 2 => batch, 2 => again]
 }
 
-fn program() -> impl Strategy<Value = Vec<Op>> {
-    vec(op(), 0..25).prop_map(|ops| ops.concat())
+fn program(state: bool) -> impl Strategy<Value = Vec<Op>> {
+    vec(op(state), 0..25).prop_map(|ops| ops.concat())
 }
 
 fn base() -> impl Strategy<Value = Settings> {
@@ -58,7 +61,22 @@ fn base() -> impl Strategy<Value = Settings> {
 type Programs = Vec<(Vec<Op>, Settings)>;
 
 fn programs() -> impl Strategy<Value = Programs> {
-    vec((program(), base()), 1..4)
+    vec((program(false), base()), 1..4)
+}
+
+/// Programs that leave state behind.
+fn state_programs() -> impl Strategy<Value = Programs> {
+    let base = prop_oneof![
+        2 => base(),
+        1 => Just(Settings::default().with("app.x", "base")),
+        1 => Just(Settings::default().with("role", "base").with("TimeZone", "UTC")),
+    ];
+    vec((program(true), base), 1..4)
+}
+
+/// What is known of the database: nothing, or that it has no suspects.
+fn suspects() -> impl Strategy<Value = Option<Suspects>> {
+    prop_oneof![Just(None), Just(Some(Suspects::default()))]
 }
 
 /// As many as `PROPTEST_CASES` says, or enough to find what these tests have found so far.
@@ -137,5 +155,27 @@ proptest! {
                 prop_assert_eq!(shown(&client.seen), shown(&direct(program, base).1));
             }
         }
+    }
+
+    #[test]
+    fn a_followed_client_cannot_tell_us_from_its_own_server(
+        programs in state_programs(), servers in 1usize..3, max in 1usize..4, suspects in suspects(), seed: u64,
+    ) {
+        let mut world = World::followed(servers, max, Tracking::default(), suspects);
+        let mut expected = Vec::new();
+        for (program, base) in &programs {
+            let (script, answers) = direct(program, base);
+            world.add_client(&script, base.clone());
+            expected.push(answers);
+        }
+        world.run(&mut Dice::new(seed));
+        for i in 0..programs.len() {
+            let client = &world.clients[i];
+            prop_assert_eq!(shown(&client.seen), shown(&expected[i]));
+            prop_assert!(client.sent.is_empty() && client.script.is_empty());
+            prop_assert!(client.link.as_ref().is_none_or(|l| l.server.is_pinned()));
+            world.vanish(i);
+        }
+        prop_assert_eq!(world.idle.len(), servers);
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use pgsluice_session::{
     AfterLoss, CancelKey, Catalog, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry,
-    Server, Session, Settings, Want,
+    Server, Session, Settings, Suspects, Tracking, Want,
 };
-use pgsluice_wire::{HEAD_LEN, Head};
+use pgsluice_wire::{HEAD_LEN, Head, Report};
 
-use crate::model::{Model, REPORTED, Values};
+use crate::model::{Fault, Model, REPORTED, Values};
 
 /// Steps of [`Server::clean`] that are enough for anything.
 const CLEAN_STEPS_MAX: usize = 8;
@@ -35,15 +35,18 @@ impl Dice {
 pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
+    /// Of the database, if that is known.
+    pub(crate) suspects: Option<Suspects>,
 }
 
 impl Shared {
     pub(crate) fn new() -> Self {
-        Self { registry: Registry::new(0, 1), counters: Counters::default() }
+        Self { registry: Registry::new(0, 1), counters: Counters::default(), suspects: None }
     }
 
     pub(crate) fn ctx<'a>(&'a mut self, plan: &'a mut Plan) -> Ctx<'a> {
-        Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan }
+        let catalog = self.suspects.as_ref().map_or(Catalog::Unknown, Catalog::Known);
+        Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog, plan }
     }
 }
 
@@ -88,12 +91,15 @@ pub(crate) struct Client {
     pub(crate) link: Option<Link>,
     pub(crate) closed: bool,
     waiting: bool,
+    /// It waits for its server's progress.
+    blocked: bool,
 }
 
 impl Client {
-    pub(crate) fn new(id: u64, script: &[u8], max_prepared: usize, base: Settings) -> Self {
+    pub(crate) fn new(id: u64, script: &[u8], max_prepared: usize, base: Settings, tracking: Tracking) -> Self {
         let welcome = reported(&base);
-        let mut session = Session::new(id, Pooling::Transaction, max_prepared, Arc::new(base));
+        let session = Session::new(id, Pooling::Transaction, max_prepared, Arc::new(base));
+        let mut session = session.with_tracking(tracking);
         session.welcome(Arc::new(welcome));
         Self {
             session,
@@ -103,7 +109,14 @@ impl Client {
             link: None,
             closed: false,
             waiting: false,
+            blocked: false,
         }
+    }
+
+    /// Has it nothing left to say, and keeps a server for what it has there?
+    fn is_sitting(&self) -> bool {
+        let linked = self.link.as_ref().is_some_and(|l| l.server.is_pinned() && l.server.is_quiet());
+        linked && !self.closed && self.sent.is_empty() && self.script.is_empty()
     }
 }
 
@@ -113,6 +126,9 @@ pub(crate) struct World {
     pub(crate) idle: Vec<(IdleServer, Wire)>,
     /// Statements a server may keep.
     pub(crate) max_prepared: usize,
+    pub(crate) tracking: Tracking,
+    /// Now and then a lent server fails to do what only we ask of it.
+    pub(crate) faults: Option<Dice>,
 }
 
 /// What a server reports under these settings.
@@ -130,8 +146,22 @@ pub(crate) fn fresh_server() -> Server {
 
 impl World {
     pub(crate) fn new(servers: usize, max_prepared: usize) -> Self {
-        let mut world = Self { shared: Shared::new(), clients: Vec::new(), idle: Vec::new(), max_prepared };
+        let (shared, clients, idle) = (Shared::new(), Vec::new(), Vec::new());
+        let mut world = Self { shared, clients, idle, max_prepared, tracking: Tracking::OFF, faults: None };
         (0..servers).for_each(|_| world.add_server());
+        world
+    }
+
+    /// One whose sessions' state is followed; `suspects` are those of the database, if they are known.
+    pub(crate) fn followed(
+        servers: usize,
+        max_prepared: usize,
+        tracking: Tracking,
+        suspects: Option<Suspects>,
+    ) -> Self {
+        let mut world = Self::new(servers, max_prepared);
+        world.tracking = tracking;
+        world.shared.suspects = suspects;
         world
     }
 
@@ -141,10 +171,10 @@ impl World {
 
     pub(crate) fn add_client(&mut self, script: &[u8], base: Settings) {
         let id = self.clients.len() as u64 + 1;
-        self.clients.push(Client::new(id, script, self.max_prepared, base));
+        self.clients.push(Client::new(id, script, self.max_prepared, base, self.tracking));
     }
 
-    /// Runs until nothing moves any more.
+    /// Runs until nothing moves any more. Who has nothing left to say and sits on a server that others wait for leaves.
     pub(crate) fn run(&mut self, dice: &mut Dice) {
         loop {
             let mut quiet = 0;
@@ -153,8 +183,13 @@ impl World {
             }
             // The dice may have missed something.
             let moved: Vec<_> = (0..self.clients.len()).map(|i| self.settle(i)).collect();
-            if !moved.contains(&true) {
-                return;
+            if moved.contains(&true) {
+                continue;
+            }
+            let waited_for = self.clients.iter().any(|c| c.waiting);
+            match (0..self.clients.len()).find(|&i| waited_for && self.clients[i].is_sitting()) {
+                Some(i) => self.vanish(i),
+                None => return,
             }
         }
     }
@@ -231,10 +266,15 @@ impl World {
             client.sent.drain(..progress.consumed);
             moved |= progress.consumed > 0;
             client.waiting = progress.want == Want::Checkout;
+            client.blocked = progress.want == Want::Server;
             match progress.want {
                 Want::Checkout if !self.checkout(i) => return moved,
                 Want::Checkout | Want::Room => moved = true,
-                Want::More | Want::Server => return moved,
+                Want::More | Want::Server => {
+                    // The server may have been done before the client's last message was through.
+                    self.release_if_done(i);
+                    return moved;
+                }
                 Want::Close => {
                     self.clients[i].closed = true;
                     return moved;
@@ -244,8 +284,11 @@ impl World {
     }
 
     fn checkout(&mut self, i: usize) -> bool {
-        let Some((idle, wire)) = self.idle.pop() else { return false };
+        let Some((idle, mut wire)) = self.idle.pop() else { return false };
         check_idle(&idle, &wire);
+        if let Some(dice) = &mut self.faults {
+            wire.model.fault = Fault::roll(|sides| dice.roll(sides));
+        }
         self.clients[i].link = Some(Link { server: idle.link(), wire });
         self.clients[i].waiting = false;
         true
@@ -276,9 +319,70 @@ impl World {
         client.seen.extend(plan.concat(&wire.received));
         wire.to_server.extend(&plan.reply);
         wire.received.drain(..taken);
-        if client.session.can_release(server) {
+        self.release_if_done(i);
+        self.after_server(i);
+    }
+
+    /// The server goes back if the session is done with it; what is to be asked first is asked.
+    fn release_if_done(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        let Some(Link { server, wire }) = &mut client.link else { return };
+        if client.waiting || client.blocked || !wire.received.is_empty() {
+            return;
+        }
+        if client.session.wants_audit(server) {
+            let mut out = Vec::new();
+            client.session.write_audit(server, &mut self.shared.registry, &mut out);
+            wire.to_server.extend(out);
+        } else if client.session.can_release(server) {
             self.checkin(i);
         }
+    }
+
+    /// What the server's news mean for a session that is still linked.
+    fn after_server(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        if let Some(Link { server, .. }) = &mut client.link {
+            if server.is_replay_lost() {
+                return self.lose_replay(i);
+            }
+            let own_error = if server.is_replaying() { None } else { server.take_own_error() };
+            let reset_failed = !server.is_replaying() && server.take_reset_failed();
+            if let Some(body) = own_error {
+                let refusal = Refusal::from_report(Report::read(&body).expect("an error"));
+                self.take_back(i);
+                let client = &mut self.clients[i];
+                client.session.handle_refusal(&refusal, &mut client.seen);
+            } else if reset_failed {
+                self.take_back(i);
+            }
+        }
+        self.pump_client(i);
+    }
+
+    /// The server did not take the client's settings: it is put right without the client.
+    fn take_back(&mut self, i: usize) {
+        let Link { mut server, mut wire } = self.clients[i].link.take().expect("it failed");
+        server.distrust_settings();
+        match clean(server, &mut wire) {
+            Some(idle) => self.idle.push((idle, wire)),
+            None => self.add_server(),
+        }
+    }
+
+    /// A replay failed that a message was sent behind: the server is closed, as its answers to that are still to come.
+    fn lose_replay(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        let Some(Link { mut server, mut wire }) = client.link.take() else { return };
+        let body = server.take_own_error().expect("what it failed of");
+        let why = Refusal::from_report(Report::read(&body).expect("an error"));
+        client.session.be_careful();
+        let after = client.session.handle_server_lost(&mut server, &why, &mut client.seen);
+        assert_eq!(after, AfterLoss::GoOn, "nothing of the client's had begun");
+        // It does what it was sent, all the same.
+        wire.deliver(usize::MAX);
+        assert!(!wire.model.has_run_astray(), "something of the client's ran without its settings");
+        self.add_server();
         self.pump_client(i);
     }
 
@@ -286,7 +390,13 @@ impl World {
         let Link { server, mut wire } = self.clients[i].link.take().expect("it had one");
         let server = match server.release() {
             Ok(idle) => idle,
-            Err(server) => clean(server, &mut wire).expect("a server at the end of a transaction can be cleaned"),
+            Err(server) => match clean(server, &mut wire) {
+                Some(idle) => idle,
+                None => {
+                    assert!(wire.model.is_spoilt(), "a server at the end of a transaction can be cleaned");
+                    return self.add_server();
+                }
+            },
         };
         check_idle(&server, &wire);
         self.idle.insert(0, (server, wire));
@@ -305,7 +415,7 @@ impl World {
         }
         let Some(idle) = clean(server, &mut wire) else {
             // As when a client that lost one server sends the next a Query in the middle of a COPY.
-            assert!(wire.model.is_closed(), "nothing hopeless was done");
+            assert!(wire.model.is_closed() || wire.model.is_spoilt(), "nothing hopeless was done");
             return self.add_server();
         };
         check_idle(&idle, &wire);
@@ -364,14 +474,18 @@ pub(crate) fn clean(mut server: Box<Server>, wire: &mut Wire) -> Option<IdleServ
 
 /// What is lent again is as the ledger says it is.
 fn check_idle(idle: &IdleServer, wire: &Wire) {
+    assert!(!wire.model.has_run_astray(), "something of a client's ran without its settings");
     let mut model = wire.model.clone();
     model.feed(&wire.to_server.iter().copied().collect::<Vec<_>>());
     assert_eq!(model.leftovers(), [""; 0], "left behind on an idle server: {:?}", idle.server());
     let noted: Values = idle.server().settings().iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
-    let changed = model.changed_settings();
+    let mut changed = model.changed_settings();
+    // What nobody has heard of is reset when another client gets the server.
+    changed.remove("app.hidden");
     assert!(changed.iter().all(|(n, v)| noted.get(n) == Some(v)), "settings {changed:?}, noted {noted:?}");
     let max = idle.server().prepared_count();
-    assert!(model.statement_names().len() <= max, "statements {:?}, noted {max}", model.statement_names());
+    let ours = model.statement_names().into_iter().filter(|name| name != "pgsluice_audit").collect::<Vec<_>>();
+    assert!(ours.len() <= max, "statements {ours:?}, noted {max}");
 }
 
 /// Splits bytes into messages; panics when the last one is not whole.

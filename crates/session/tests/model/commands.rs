@@ -214,6 +214,7 @@ impl Model {
             "begin" => self.begin(),
             "commit" | "rollback" => self.end_block(&word(text, 0)),
             "error" => return Err(("22012", "division by zero".into())),
+            "mark" => self.mark(),
             "copy" => self.copy(&word(text, 1)),
             _ => self.complete("DO"),
         }

@@ -5,6 +5,7 @@
 //! `src/backend/tcop/postgres.c`. It is written without looking at the session's code, on purpose.
 
 pub(crate) mod commands;
+mod fault;
 pub(crate) mod frontend;
 mod state;
 pub(crate) mod text;
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use pgsluice_wire::{BackendWriter, Column, HEAD_LEN, Head, Severity, TxStatus};
 
+pub(crate) use fault::Fault;
 use state::State;
 
 /// A parameter list, by lower-case name.
@@ -59,6 +61,9 @@ pub(crate) struct Model {
     /// A command that runs inside a multi-statement Query.
     in_list: bool,
     closed: bool,
+    /// What it will fail to do.
+    pub(crate) fault: Option<Fault>,
+    faults: fault::Faults,
 }
 
 impl Model {
@@ -79,6 +84,8 @@ impl Model {
             state,
             in_list: false,
             closed: false,
+            fault: None,
+            faults: fault::Faults::default(),
         }
     }
 
@@ -102,6 +109,11 @@ impl Model {
         self.closed
     }
 
+    /// Can it never be lent again, or has it been made to fail?
+    pub(crate) fn is_spoilt(&self) -> bool {
+        self.closed || self.state.is_loaded() || self.faults.happened
+    }
+
     /// What the last client could have left behind, other than settings and prepared statements.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut found = self.state.leftovers();
@@ -113,6 +125,11 @@ impl Model {
             found.push("half a conversation".into());
         }
         found
+    }
+
+    /// The value of a setting, empty if there is none.
+    pub(crate) fn setting(&self, name: &str) -> &str {
+        self.state.setting(name)
     }
 
     /// Settings that differ from the defaults.
@@ -152,7 +169,8 @@ impl Model {
         match tag {
             b'Q' => self.query(body),
             b'P' | b'B' | b'D' | b'C' | b'E' => {
-                if let Err(failure) = self.extended(tag, body) {
+                let outcome = self.check_audit(tag, body).and_then(|()| self.extended(tag, body));
+                if let Err(failure) = outcome {
                     self.fail(&failure);
                     self.skipping = true;
                 }
@@ -224,7 +242,8 @@ impl Model {
     /// Runs what is left of a simple Query, as far as the next COPY FROM STDIN.
     fn run_list(&mut self, mut list: VecDeque<String>) {
         while let Some(text) = list.pop_front() {
-            if let Err(failure) = self.run(&text, &[], true) {
+            let outcome = self.check_replay(&text).and_then(|()| self.run(&text, &[], true));
+            if let Err(failure) = outcome {
                 self.fail(&failure);
                 return self.end_failed(true);
             }

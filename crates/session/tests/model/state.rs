@@ -66,7 +66,10 @@ impl State {
 
     /// Settings that differ from the defaults.
     pub(super) fn changed_settings(&self) -> Values {
-        let changed = self.kept.settings.iter().filter(|(n, v)| self.defaults.get(*n).map_or("", |d| d) != v.as_str());
+        let changed = self.kept.settings.iter().filter(|(n, v)| {
+            let default = self.defaults.get(*n).map_or(if *n == "role" { "none" } else { "" }, |d| d);
+            default != v.as_str()
+        });
         changed.map(|(n, v)| (n.clone(), v.clone())).collect()
     }
 
@@ -83,6 +86,11 @@ impl State {
         found.extend(self.locks.keys().map(|l| format!("lock {l}")));
         found.extend(self.loaded.then(|| "library".to_owned()));
         found
+    }
+
+    /// Has it loaded a library?
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded
     }
 
     pub(super) fn begin(&mut self) {
@@ -111,7 +119,7 @@ impl State {
             self.made.insert(name.clone());
         }
         if name == "session_authorization" {
-            self.reset("role");
+            self.set_no_role();
         }
         if is_local {
             self.local.insert(name, value);
@@ -119,6 +127,12 @@ impl State {
             self.local.remove(&name);
             self.kept.settings.insert(name, value);
         }
+    }
+
+    /// Another user's session has no role.
+    fn set_no_role(&mut self) {
+        self.local.remove("role");
+        self.kept.settings.insert("role".to_owned(), "none".to_owned());
     }
 
     fn reset(&mut self, name: &str) {
@@ -332,9 +346,8 @@ impl Model {
         match (name.as_str(), last.to_ascii_lowercase().as_str()) {
             ("session_authorization", "default") => {
                 self.state.reset("session_authorization");
-                self.state.reset("role");
+                self.state.set_no_role();
             }
-            ("role", "none") => self.state.reset("role"),
             _ => self.state.set(SetConfig { name, value: last.to_owned(), is_local }),
         }
         self.complete("SET");
