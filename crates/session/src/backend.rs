@@ -227,12 +227,15 @@ impl Server {
         if !self.ledger.front().is_some_and(Owed::ends_with_ready) {
             return Err(self.not_owed(backend::READY_FOR_QUERY));
         }
-        let hidden = self.ledger.pop().is_some_and(|owed| owed.is_hidden());
+        let owed = self.ledger.pop();
+        let hidden = owed.as_ref().is_some_and(Owed::is_hidden);
         self.hidden_cycles -= usize::from(hidden);
         if self.hidden_cycles == 0 {
             self.guard = Guard::Shut;
         }
-        self.tx = status;
+        if !matches!(owed, Some(Owed::HiddenBegin)) {
+            self.tx = status;
+        }
         if std::mem::take(&mut self.discarded)
             && !self.set_since_discard
             && !hidden
@@ -466,6 +469,13 @@ impl Server {
                 shown = false;
             }
             _ if audit_failed => shown = false,
+            Owed::HiddenBegin => {
+                // What follows takes effect as a whole without it; but nothing more is to be sent behind that.
+                if self.guard == Guard::Open {
+                    self.guard = Guard::Shut;
+                }
+                shown = false;
+            }
             // A time limit of what the last client had: this one is not to answer for that.
             Owed::HiddenQuery
                 if self.guard == Guard::Shut

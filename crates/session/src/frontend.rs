@@ -199,6 +199,8 @@ impl Session {
         // A time limit that is still in force could end the replay itself.
         let hasty = stained
             || ["statement_timeout", "transaction_timeout"].iter().any(|name| server.settings.get(name).is_some());
+        FrontendWriter(out).query(replay::BEGIN.as_bytes());
+        server.owe_hidden_cycle(Owed::HiddenBegin);
         FrontendWriter(out).query(replay::text(before, &self.settings).as_bytes());
         server.owe_hidden_cycle(Owed::HiddenQuery);
         server.guard = if hasty || self.is_careful { Guard::Shut } else { Guard::Open };
@@ -255,6 +257,7 @@ impl Session {
                 _ if head.tag == frontend::TERMINATE => return Ok(Progress { consumed: at, want: Want::Close }),
                 _ if self.flow != Flow::Normal => self.skip(message, ctx),
                 Some(server) if server.guard == Guard::Open => self.forward_guarded(message, server, ctx),
+                Some(server) if server.is_replaying() => Ok(Step::Blocked(Want::Server)),
                 Some(server) => self.forward(message, server, ctx),
                 None => self.answer_alone(message, ctx),
             };

@@ -89,6 +89,8 @@ pub(crate) enum Owed {
     HiddenSync,
     /// Ours: a simple Query.
     HiddenQuery,
+    /// Ours: the BEGIN of a replay, see [`crate::replay`].
+    HiddenBegin,
 }
 
 impl Owed {
@@ -105,6 +107,7 @@ impl Owed {
                 | HiddenClose(_)
                 | HiddenSync
                 | HiddenQuery
+                | HiddenBegin
         )
     }
 
@@ -120,10 +123,8 @@ impl Owed {
 
     /// Is it a command whose errors end with it, not with a Sync?
     pub(crate) fn is_whole_cycle(&self) -> bool {
-        matches!(
-            self,
-            Self::Query(_) | Self::Deallocate { .. } | Self::RefusedQuery(_) | Self::FunctionCall | Self::HiddenQuery
-        )
+        use Owed::*;
+        matches!(self, Query(_) | Deallocate { .. } | RefusedQuery(_) | FunctionCall | HiddenQuery | HiddenBegin)
     }
 
     /// Would an error in front of it take back what is known of statements by now?
@@ -193,7 +194,9 @@ impl Ledger {
     /// Is the front part of a command of our own, not of what we do for a message of the client's?
     pub(crate) fn is_front_ours(&self) -> bool {
         match self.owed.front() {
-            Some(Owed::HiddenBind | Owed::HiddenExecute | Owed::HiddenSync | Owed::HiddenQuery) => true,
+            Some(Owed::HiddenBind | Owed::HiddenExecute | Owed::HiddenSync | Owed::HiddenQuery | Owed::HiddenBegin) => {
+                true
+            }
             Some(Owed::HiddenParse(None)) => matches!(self.owed.get(1), Some(Owed::HiddenBind)),
             _ => false,
         }

@@ -1,8 +1,14 @@
-//! The commands that bring a server's session to a client's settings: one simple Query, which fails or succeeds as a whole.
+//! The commands that bring a server's session to a client's settings: a transaction block, which fails or succeeds as a
+//! whole.
 //!
-//! It is a transaction block, and that is the point: if a command of it fails, the block is left failed, and PostgreSQL
-//! refuses everything but the block's end. So a client's message may be sent right behind it, without waiting for its
-//! answer, if nothing in that message can end a block: it runs under its client's settings, or not at all.
+//! That it is a block is the point: if a command of it fails, the block is left failed, and PostgreSQL refuses everything
+//! but the block's end. So a client's message may be sent right behind it, without waiting for its answer, if nothing in
+//! that message can end a block: it runs under its client's settings, or not at all.
+//!
+//! [`BEGIN`] is a Query of its own, and all else, with the COMMIT, another. In one Query, a cancel request or a time limit
+//! that comes in front of BEGIN (`exec_simple_query` looks for that once all of the text is parsed) would leave no block
+//! at all, and the client's message would run under another's settings. Like this, BEGIN that fails leaves a second Query
+//! that takes effect as a whole all the same, as any Query does.
 
 use crate::settings::Settings;
 
@@ -34,14 +40,16 @@ impl Before {
     }
 }
 
-/// The text of the Query.
+/// The text of the first Query.
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE";
+
+/// The text of the second.
 pub(crate) fn text(before: Before, to: &Settings) -> String {
-    let mut text = String::from("BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE;");
-    match before {
-        Before::Fresh => {}
-        Before::Set => text.push_str("RESET ALL;"),
-        Before::Unknown => text.push_str("SET SESSION AUTHORIZATION DEFAULT;RESET ALL;"),
-    }
+    let mut text = String::from(match before {
+        Before::Fresh => "",
+        Before::Set => "RESET ALL;",
+        Before::Unknown => "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;",
+    });
     let last = LAST.iter().filter_map(|name| to.get(name).map(|value| (*name, value)));
     let sets: Vec<_> = to.iter().filter(|(name, _)| !LAST.contains(name)).chain(last).collect();
     for part in sets.chunks(CALLS_MAX) {
@@ -75,16 +83,15 @@ mod tests {
     #[test]
     fn a_replay_is_one_block() {
         let to = Settings::default().with("role", "r").with("app.x", "it's").with("TimeZone", "UTC");
-        let expected = "BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE;\
-             SELECT pg_catalog.set_config('app.x',pg_catalog.convert_from(pg_catalog.decode('69742773','hex'),\
+        let expected = "SELECT pg_catalog.set_config('app.x',pg_catalog.convert_from(pg_catalog.decode('69742773','hex'),\
              pg_catalog.getdatabaseencoding()),false),pg_catalog.set_config('timezone','UTC',false),\
              pg_catalog.set_config('role','r',false);COMMIT";
         assert_eq!(text(Before::Fresh, &to), expected);
         assert_eq!(Before::of(&to), Before::Unknown, "a role is not reset by RESET ALL");
         let (none, some) = (Settings::default(), Settings::default().with("x", "y"));
         assert_eq!([Before::of(&none), Before::of(&some)], [Before::Fresh, Before::Set]);
-        assert!(text(Before::Set, &none).ends_with("DEFERRABLE;RESET ALL;COMMIT"));
-        assert!(text(Before::Unknown, &none).contains("SET SESSION AUTHORIZATION DEFAULT;RESET ALL;"));
+        assert_eq!(text(Before::Set, &none), "RESET ALL;COMMIT");
+        assert_eq!(text(Before::Unknown, &none), "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;COMMIT");
     }
 
     #[test]

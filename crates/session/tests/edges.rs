@@ -328,13 +328,21 @@ fn replaying(query: &[u8]) -> (Pair, Vec<u8>, Progress) {
     (pair, sent, progress)
 }
 
+/// The answer to a replay's BEGIN.
+fn begun() -> Vec<u8> {
+    backend(|w| {
+        w.command_complete("BEGIN");
+        w.ready(TxStatus::InBlock);
+    })
+}
+
 #[test]
 fn an_error_in_a_replay_is_ours() {
-    let refused = [error("42704", "no such"), backend(|w| w.ready(TxStatus::Failed))].concat();
+    let refused = [begun(), error("42704", "no such"), backend(|w| w.ready(TxStatus::Failed))].concat();
     let query = f::query("rollback; select 1");
     let (mut pair, sent, progress) = replaying(&query);
     assert_eq!(progress, Progress { consumed: 0, want: Want::Server }, "it could leave the failed block");
-    assert_eq!(tags(&sent), "Q");
+    assert_eq!(tags(&sent), "QQ");
     assert!(pair.server(&refused).is_empty(), "not the client's");
     assert!(!pair.server.is_replay_lost());
     let mut server = Box::new(pair.server).release().unwrap_err();
@@ -345,14 +353,14 @@ fn an_error_in_a_replay_is_ours() {
 fn what_was_sent_behind_a_replay_fails_with_it() {
     let query = f::query("select 1");
     let (mut pair, sent, progress) = replaying(&query);
-    assert_eq!((tags(&sent).as_str(), progress), ("QQ", Progress { consumed: query.len(), want: Want::More }));
+    assert_eq!((tags(&sent).as_str(), progress), ("QQQ", Progress { consumed: query.len(), want: Want::More }));
     let (sent, _, progress) = pair.client(&query);
     assert_eq!(
         (sent.len(), progress),
         (0, Progress { consumed: 0, want: Want::Server }),
         "one goes, the next one waits"
     );
-    let refused = [error("42704", "no such"), backend(|w| w.ready(TxStatus::Failed))].concat();
+    let refused = [begun(), error("42704", "no such"), backend(|w| w.ready(TxStatus::Failed))].concat();
     let behind = [error("25P02", "current transaction is aborted"), backend(|w| w.ready(TxStatus::Failed))].concat();
     let mut plan = Plan::default();
     let both = [refused, behind].concat();
@@ -529,7 +537,7 @@ fn a_client_keeps_no_more_settings_than_one_server_may_report() {
     let refused = (0..10).position(|n| {
         let mut server = fresh_server();
         let mut plan = Plan::default();
-        let replayed = b"C\0\0\0\x0aBEGIN\0C\0\0\0\x0dSELECT 1\0C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I";
+        let replayed = b"C\0\0\0\x0aBEGIN\0Z\0\0\0\x05TC\0\0\0\x0dSELECT 1\0C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I";
         session.handle_client(Some(&mut server), b"", &mut shared.ctx(&mut plan)).unwrap();
         if n > 0 {
             session.handle_server(&mut server, replayed, &mut shared.ctx(&mut plan)).unwrap();

@@ -5,7 +5,7 @@ use pgsluice_session::Settings;
 use pgsluice_wire::TxStatus;
 
 use crate::model::text::parameters;
-use crate::model::{Model, frontend as f};
+use crate::model::{BROKEN, Model, frontend as f};
 use crate::world::messages;
 
 /// Texts of statements; the model knows what they do.
@@ -158,15 +158,21 @@ impl Op {
     /// The other: until its transaction has ended, what was reset is what the server has, not what the startup message set.
     /// And a startup message's role that SET took away may be back after a RESET of something else.
     fn resets_base(&self, model: &Model, base: &Settings) -> bool {
-        let resets = |text: &str| text.starts_with("reset") || text.starts_with("discard all");
-        let text = if let Op::Parse(_, text) | Op::Query(text) = self { *text } else { "" };
+        let text = self.text();
         match self {
             _ if base.is_empty() => false,
             _ if base.get("role").is_some() && (text == "set role none" || text.starts_with("set session")) => true,
-            Op::Parse(_, text) => resets(text),
-            Op::Query(text) => resets(text) && model.tx() != TxStatus::Idle,
-            _ => false,
+            Op::Query(_) => self.resets() && model.tx() != TxStatus::Idle,
+            _ => self.resets(),
         }
+    }
+
+    fn resets(&self) -> bool {
+        self.text().starts_with("reset") || self.text().starts_with("discard all")
+    }
+
+    fn text(&self) -> &'static str {
+        if let Op::Parse(_, text) | Op::Query(text) = self { text } else { "" }
     }
 
     /// And a third: a setting whose name is in no text that we can read is not moved to another server.
@@ -202,6 +208,58 @@ pub(crate) fn direct(program: &[Op], base: &Settings) -> (Vec<u8>, Vec<u8>) {
     }
     assert!(!model.is_closed());
     (script, model.out)
+}
+
+/// One command or batch of a client's, answered by one ReadyForQuery.
+pub(crate) type Unit = Vec<Op>;
+
+/// What the client sends for a unit.
+pub(crate) fn unit_bytes(unit: &[Op]) -> Vec<u8> {
+    unit.iter().flat_map(Op::bytes).collect()
+}
+
+/// Those of the units in which no known difference shows. After an audit that failed, a startup message's settings that were
+/// reset are not replayed before the next one.
+pub(crate) fn seemly(units: Vec<Unit>, base: &Settings) -> Vec<Unit> {
+    let settings: Vec<_> = base.iter().collect();
+    let mut model = Model::new(&settings);
+    let is_seemly = |unit: &Unit| {
+        let resets_base = |op: &Op| op.resets_base(&model, base) || (op.resets() && !base.is_empty());
+        let odd = |op: &Op| op.is_odd(&model) || resets_base(op) || op.asks_hidden(&model);
+        let seemly = !unit.iter().any(odd);
+        if seemly {
+            model.feed(&unit_bytes(unit));
+        }
+        seemly
+    };
+    units.into_iter().filter(is_seemly).collect()
+}
+
+/// What a client saw of these units, some of which may have failed for [`BROKEN`] reasons: those did not run, and the
+/// others were answered as by a server of its own that was never asked the failed ones. How many failed?
+pub(crate) fn check_broken(units: &[Unit], base: &Settings, seen: &[u8]) -> usize {
+    let settings: Vec<_> = base.iter().collect();
+    let mut model = Model::new(&settings);
+    let mut failed = 0;
+    let mut answers = messages(seen).into_iter().peekable();
+    for unit in units {
+        let mut answer = Vec::new();
+        while answer.last().is_none_or(|(tag, _)| *tag != b'Z') {
+            answer.push(answers.next().unwrap_or_else(|| panic!("no answer to {unit:?}: {}", shown(seen))));
+        }
+        let is_broken = |(tag, body): &(u8, &[u8])| *tag == b'E' && body.windows(5).any(|w| w == BROKEN.as_bytes());
+        if answer.iter().any(is_broken) {
+            assert_eq!((answer.len(), answer[1]), (2, (b'Z', &b"I"[..])), "{unit:?}: {}", shown(seen));
+            assert!(model.tx() == TxStatus::Idle, "nothing is replayed in a transaction: {unit:?}");
+            failed += 1;
+            continue;
+        }
+        model.feed(&unit_bytes(unit));
+        assert_eq!(answer, messages(&model.out), "{unit:?} of {units:#?}\n{}", shown(seen));
+        model.out.clear();
+    }
+    assert!(answers.next().is_none(), "an answer to nothing");
+    failed
 }
 
 pub(crate) fn shown(bytes: &[u8]) -> String {

@@ -99,7 +99,8 @@ fn replaying(bench: &mut Bench) {
     bench.session = Session::new(1, Pooling::Transaction, 2, Arc::new(Settings::default().with("TimeZone", "UTC")));
     bench.server = Some(fresh_server());
     let (progress, plan) = bench.client(b"");
-    assert_eq!((progress, tags(&plan.concat(b"")).as_str()), (Ok(Progress { consumed: 0, want: Want::More }), "Q"));
+    assert_eq!((progress, tags(&plan.concat(b"")).as_str()), (Ok(Progress { consumed: 0, want: Want::More }), "QQ"));
+    bench.received(&[complete("BEGIN"), idle()].concat());
 }
 
 fn replaying_and_more(bench: &mut Bench) {

@@ -5,7 +5,9 @@ use pgsluice_session::{Settings, Suspects, Tracking};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::program::{LISTS, Op, STATE, STATE_LISTS, TEXTS, check_hurt, direct, shown};
+use crate::program::{
+    LISTS, Op, STATE, STATE_LISTS, TEXTS, Unit, check_broken, check_hurt, direct, seemly, shown, unit_bytes,
+};
 use crate::world::{Dice, World};
 
 fn name() -> impl Strategy<Value = &'static str> {
@@ -72,6 +74,26 @@ fn state_programs() -> impl Strategy<Value = Programs> {
         1 => Just(Settings::default().with("role", "base").with("TimeZone", "UTC")),
     ];
     vec((program(true), base), 1..4)
+}
+
+/// Commands and batches of which each has its one answer.
+fn units() -> impl Strategy<Value = Vec<Unit>> {
+    let texts: Vec<_> = TEXTS.iter().chain(&STATE).copied().filter(|t| !t.starts_with("copy in")).collect();
+    let lists: Vec<_> = STATE_LISTS.to_vec();
+    let text = prop_oneof![4 => prop::sample::select(texts), 3 => Just("mark"), 3 => Just("show app.x")];
+    let one = prop_oneof![
+        3 => text.clone().prop_map(|t| vec![Op::Query(t)]),
+        1 => prop::sample::select(lists).prop_map(|t| vec![Op::Query(t)]),
+        3 => (name(), text).prop_map(|(n, t)| {
+            vec![Op::Parse(n, t), Op::Bind("", n, 0), Op::Execute("", 0), Op::Sync]
+        }),
+        1 => name().prop_map(|n| vec![Op::Bind("", n, 0), Op::Describe('P', ""), Op::Execute("", 0), Op::Sync]),
+        1 => (0u32..2).prop_map(|oid| vec![Op::FunctionCall(oid)]),
+    ];
+    vec(one, 0..20).prop_map(|mut units| {
+        units.push(vec![Op::Query("rollback")]);
+        units
+    })
 }
 
 /// What is known of the database: nothing, or that it has no suspects.
@@ -172,6 +194,28 @@ proptest! {
         for i in 0..programs.len() {
             let client = &world.clients[i];
             prop_assert_eq!(shown(&client.seen), shown(&expected[i]));
+            prop_assert!(client.sent.is_empty() && client.script.is_empty());
+            prop_assert!(client.link.as_ref().is_none_or(|l| l.server.is_pinned()));
+            world.vanish(i);
+        }
+        prop_assert_eq!(world.idle.len(), servers);
+    }
+
+    #[test]
+    fn a_replay_that_fails_is_its_clients_error_and_nothing_ran(
+        programs in vec((units(), base()), 1..4), servers in 1usize..3, max in 1usize..4, suspects in suspects(), seed: u64,
+    ) {
+        let mut world = World::followed(servers, max, Tracking::default(), suspects);
+        world.faults = Some(Dice::new(seed.rotate_left(9)));
+        let programs: Vec<_> = programs.into_iter().map(|(units, base)| (seemly(units, &base), base)).collect();
+        for (units, base) in &programs {
+            let script: Vec<_> = units.iter().flat_map(|unit| unit_bytes(unit)).collect();
+            world.add_client(&script, base.clone());
+        }
+        world.run(&mut Dice::new(seed));
+        for (i, (units, base)) in programs.iter().enumerate() {
+            check_broken(units, base, &world.clients[i].seen);
+            let client = &world.clients[i];
             prop_assert!(client.sent.is_empty() && client.script.is_empty());
             prop_assert!(client.link.as_ref().is_none_or(|l| l.server.is_pinned()));
             world.vanish(i);

@@ -332,7 +332,7 @@ impl World {
         }
         if client.session.wants_audit(server) {
             let mut out = Vec::new();
-            client.session.write_audit(server, &mut self.shared.registry, &mut out);
+            client.session.write_audit(server, pgsluice_session::Catalog::Unknown, &mut self.shared.registry, &mut out);
             wire.to_server.extend(out);
         } else if client.session.can_release(server) {
             self.checkin(i);

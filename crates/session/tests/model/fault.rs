@@ -2,8 +2,11 @@
 
 use super::{Failure, Model};
 
-/// The code of an error that nothing but a fault brings.
+/// The code of an error that nothing but a fault brings; the text of any that a fault brings names it.
 pub(crate) const BROKEN: &str = "58000";
+
+/// The code of a command that was cancelled, or ran out of time.
+const CANCELED: &str = "57014";
 
 /// What fails, once.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +20,7 @@ pub(crate) enum Fault {
 impl Fault {
     /// Some fault, or none; `roll` is given a number of sides.
     pub(crate) fn roll(mut roll: impl FnMut(usize) -> usize) -> Option<Self> {
-        let code = ["57014", BROKEN][roll(2)];
+        let code = [CANCELED, BROKEN][roll(2)];
         match roll(4) {
             0 => Some(Self::Replay { at: roll(5), code }),
             1 => Some(Self::Audit { tag: [b'P', b'B', b'E'][roll(3)], code }),
@@ -38,7 +41,7 @@ pub(super) struct Faults {
 }
 
 fn failure(code: &'static str) -> Failure {
-    (code, "something went wrong".to_owned())
+    (code, format!("something went wrong: {BROKEN}"))
 }
 
 impl Model {
@@ -48,7 +51,8 @@ impl Model {
         if text.starts_with("BEGIN ISOLATION LEVEL") {
             faults.of_replay = Some(0);
         }
-        if ["ROLLBACK", "RESET ALL"].contains(&text) && self.tx != super::TxStatus::Failed {
+        // The pooler's own: what follows BEGIN runs as a whole without it, too.
+        if ["ROLLBACK", "RESET ALL", "COMMIT"].contains(&text) && self.tx != super::TxStatus::Failed {
             faults.replay_failed = false;
         }
         let Some(ran) = &mut faults.of_replay else { return Ok(()) };

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use pgsluice_wire::{BackendWriter, Column, HEAD_LEN, Head, Severity, TxStatus};
 
-pub(crate) use fault::Fault;
+pub(crate) use fault::{BROKEN, Fault};
 use state::State;
 
 /// A parameter list, by lower-case name.
