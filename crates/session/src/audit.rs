@@ -143,6 +143,7 @@ impl Session {
     /// The audit is in.
     pub(crate) fn take_audit(&mut self, server: &mut Server, ctx: &mut Ctx<'_>) {
         let Some(pending) = server.audit.take() else { return };
+        server.unheard = false;
         let before = server.pins;
         if pending.failed {
             self.counts.audit_failures += 1;

@@ -224,6 +224,7 @@ impl Server {
     ) -> Result<bool, Violation> {
         let status = ready_status(body)?;
         let linked = session.is_some();
+        let followed = session.as_ref().is_some_and(|session| session.is_followed());
         if !self.ledger.front().is_some_and(Owed::ends_with_ready) {
             return Err(self.not_owed(backend::READY_FOR_QUERY));
         }
@@ -266,6 +267,7 @@ impl Server {
             session.note_sequence_use(self, ctx);
         }
         if !hidden {
+            self.unheard |= followed && status == TxStatus::Idle && !scope(self.touched).is_empty();
             ctx.counters.queries += 1;
             ctx.counters.xacts += u64::from(status == TxStatus::Idle);
         }

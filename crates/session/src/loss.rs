@@ -19,7 +19,8 @@ pub enum AfterLoss {
 
 impl Session {
     /// The server is gone. Everything it owed is answered: with errors if the session can go on, with one FATAL error if
-    /// a transaction block, a session or half a message went with it; and if it went because of what the client sent.
+    /// a transaction block, state that was only there, a session or half a message went with it; and if it went because of
+    /// what the client sent.
     pub fn handle_server_lost(&mut self, server: &mut Server, why: &Refusal, reply: &mut Vec<u8>) -> AfterLoss {
         let mid_reply = server.rest.left > 0 && server.rest.shown;
         let in_block = server.tx != TxStatus::Idle;
@@ -31,7 +32,8 @@ impl Session {
             BackendWriter(reply).error_fields(report.fields());
             return AfterLoss::Close;
         }
-        if in_block || self.pooling == Pooling::Session || server.own_error.is_some() {
+        let state_lost = server.is_pinned() || server.unheard;
+        if in_block || state_lost || self.pooling == Pooling::Session || server.own_error.is_some() {
             why.write(Severity::Fatal, reply);
             return AfterLoss::Close;
         }

@@ -81,6 +81,8 @@ pub struct Server {
     pub(crate) ready: bool,
     /// What its client's transaction may have changed in its session, and no audit has looked at.
     pub(crate) touched: Effects,
+    /// Some of that was in a transaction whose end its client has been told.
+    pub(crate) unheard: bool,
     /// Custom settings that it may have made.
     pub(crate) custom: Vec<Box<str>>,
     /// What keeps its client here.
@@ -163,6 +165,7 @@ impl Server {
             login_params: params.clone(),
             params,
             touched: Effects::default(),
+            unheard: false,
             custom: Vec::new(),
             pins: Effects::default(),
             audit: None,
@@ -403,7 +406,7 @@ impl Server {
         let left = std::mem::take(&mut self.pins) | std::mem::take(&mut self.touched);
         self.residue |= scope(left) | (left & Effects::SEQUENCE);
         self.custom.clear();
-        self.reset = false;
+        (self.reset, self.unheard) = (false, false);
         if self.tx != TxStatus::Idle {
             // What the transaction set goes with it, and the settings are what they were before: which is not known.
             self.residue |= Effects::SETTINGS;

@@ -101,6 +101,29 @@ fn suspects() -> impl Strategy<Value = Option<Suspects>> {
     prop_oneof![Just(None), Just(Some(Suspects::default()))]
 }
 
+/// How closely clients are followed.
+#[derive(Clone, Debug)]
+enum Followed {
+    No,
+    Yes(Option<Suspects>),
+}
+
+impl Followed {
+    fn build(self, servers: usize, max: usize) -> World {
+        match self {
+            Self::No => World::new(servers, max),
+            Self::Yes(suspects) => World::followed(servers, max, Tracking::default(), suspects),
+        }
+    }
+}
+
+fn worlds() -> impl Strategy<Value = (Programs, Followed)> {
+    prop_oneof![
+        programs().prop_map(|programs| (programs, Followed::No)),
+        (state_programs(), suspects()).prop_map(|(programs, suspects)| (programs, Followed::Yes(suspects))),
+    ]
+}
+
 /// As many as `PROPTEST_CASES` says, or enough to find what these tests have found so far.
 fn config() -> ProptestConfig {
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 300 };
@@ -135,9 +158,9 @@ proptest! {
 
     #[test]
     fn a_client_whose_server_dies_or_is_refused_gets_whole_messages_and_an_end(
-        programs in programs(), deaths in vec(0usize..200, 1..4), seed: u64,
+        (programs, world) in worlds(), deaths in vec(0usize..200, 1..4), seed: u64,
     ) {
-        let mut world = World::new(1, 2);
+        let mut world = world.build(1, 2);
         for (program, base) in &programs {
             world.add_client(&direct(program, base).0, base.clone());
         }
@@ -156,13 +179,15 @@ proptest! {
         for client in &world.clients {
             check_hurt(&client.seen, client.closed);
             prop_assert!(client.closed || client.sent.is_empty());
-            prop_assert!(client.link.is_none());
+            prop_assert!(client.link.as_ref().is_none_or(|l| l.server.is_pinned()));
         }
     }
 
     #[test]
-    fn a_server_whose_client_vanishes_is_cleaned(programs in programs(), steps in 0usize..300, max in 1usize..3, seed: u64) {
-        let mut world = World::new(1, max);
+    fn a_server_whose_client_vanishes_is_cleaned(
+        (programs, world) in worlds(), steps in 0usize..300, max in 1usize..3, seed: u64,
+    ) {
+        let mut world = world.build(1, max);
         for (program, base) in &programs {
             world.add_client(&direct(program, base).0, base.clone());
         }
@@ -172,7 +197,8 @@ proptest! {
         world.vanish(victim);
         world.run(&mut dice);
         for (i, (client, (program, base))) in world.clients.iter().zip(&programs).enumerate() {
-            prop_assert!(client.link.is_none() && client.sent.is_empty());
+            prop_assert!(client.link.as_ref().is_none_or(|l| l.server.is_pinned()));
+            prop_assert!(client.sent.is_empty());
             if i != victim {
                 prop_assert_eq!(shown(&client.seen), shown(&direct(program, base).1));
             }
@@ -203,7 +229,8 @@ proptest! {
 
     #[test]
     fn a_replay_that_fails_is_its_clients_error_and_nothing_ran(
-        programs in vec((units(), base()), 1..4), servers in 1usize..3, max in 1usize..4, suspects in suspects(), seed: u64,
+        programs in vec((units(), base()), 1..4), servers in 1usize..3, max in 1usize..4, suspects in suspects(),
+        vanishes in prop::option::of(0usize..200), seed: u64,
     ) {
         let mut world = World::followed(servers, max, Tracking::default(), suspects);
         world.faults = Some(Dice::new(seed.rotate_left(9)));
@@ -212,9 +239,18 @@ proptest! {
             let script: Vec<_> = units.iter().flat_map(|unit| unit_bytes(unit)).collect();
             world.add_client(&script, base.clone());
         }
-        world.run(&mut Dice::new(seed));
+        let mut dice = Dice::new(seed);
+        let victim = vanishes.map(|steps| {
+            world.steps(steps, &mut dice);
+            let victim = dice.roll(world.clients.len());
+            world.vanish(victim);
+            victim
+        });
+        world.run(&mut dice);
         for (i, (units, base)) in programs.iter().enumerate() {
-            check_broken(units, base, &world.clients[i].seen);
+            if Some(i) != victim {
+                check_broken(units, base, &world.clients[i].seen);
+            }
             let client = &world.clients[i];
             prop_assert!(client.sent.is_empty() && client.script.is_empty());
             prop_assert!(client.link.as_ref().is_none_or(|l| l.server.is_pinned()));
