@@ -24,9 +24,11 @@ pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod random;
 pub mod session_state;
 pub mod shuffle;
 pub mod stage;
+pub mod state_programs;
 pub mod wire;
 
 use std::time::{Duration, Instant};

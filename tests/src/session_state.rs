@@ -3,6 +3,7 @@
 //! hands all the time. It says what a neighbour must see, and knows nothing of the features themselves.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 use crate::pooler::Pooler;
 use crate::postgres::{APP, Login, Postgres, SUPERUSER, Version};
@@ -97,17 +98,23 @@ impl Way {
 
 /// A database as [`Way`] describes it, for one way each; roles included.
 pub fn database(postgres: &Postgres) -> String {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let name = postgres.database();
-    postgres.admin(&name).run(&[ROLES, SCHEMA].concat());
+    let mut admin = postgres.admin(&name);
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    admin.run(ROLES);
+    drop(turn);
+    admin.run(SCHEMA);
     name
 }
 
-/// The pooler in front of `database`: two servers for each user, and nobody is asked for a password.
-pub fn pooler(postgres: &Postgres, database: &str) -> Pooler {
+/// The pooler in front of `database`: two servers for each user, and nobody is asked for a password. `wait` is how long
+/// clients wait for a server.
+pub fn pooler(postgres: &Postgres, database: &str, wait: &str) -> Pooler {
     let user = |login: Login| format!("[users.{}]\npassword = \"{}\"\n", login.user, login.password);
     let config = format!(
         "listen_port = {{port}}\nauth_type = \"trust\"\nadmin_users = [\"{}\"]\ndefault_pool_size = {SERVERS}\n\
-         query_wait_timeout = \"8s\"\nlog_connections = false\nlog_disconnections = false\nlog_stats = false\n\
+         query_wait_timeout = \"{wait}\"\nlog_connections = false\nlog_disconnections = false\nlog_stats = false\n\
          [databases.{database}]\nhost = \"127.0.0.1\"\nport = {}\n{}{}",
         SUPERUSER.user,
         postgres.port(),
@@ -155,7 +162,7 @@ pub fn both_ways(version: Version, work: impl Fn(&Way, Option<&str>) -> Vec<Fail
 
 fn under_shuffle(postgres: &Postgres, name: &str, work: impl FnOnce(&Way) -> Vec<Failure>) -> Vec<Failure> {
     let database = database(postgres);
-    let pooler = pooler(postgres, &database);
+    let pooler = pooler(postgres, &database, "8s");
     let shuffles = [APP, SUPERUSER].map(|login| Shuffle::start(&pooler, login, &database, CLIENTS));
     let mut wrong = work(&Way { name: name.to_owned(), addr: pooler.addr(), database, pooled: true });
     let rounds = shuffles.map(Shuffle::finish);

@@ -7,8 +7,8 @@
 
 use super::case::{CLIENTS, Case, Split, Step};
 use super::op::{Bind, Op};
-use super::random::Random;
 use super::sql;
+use crate::random::Random;
 
 /// Names of statements; all clients use all of them, and some are like ours.
 const STATEMENTS: [&str; 8] = ["", "", "a", "a", "b", "A", "pgsluice_1", "pgsluice_2"];

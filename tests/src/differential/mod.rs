@@ -13,7 +13,6 @@ mod generate;
 mod lane;
 mod model;
 mod op;
-mod random;
 mod run;
 mod shrink;
 mod sql;
@@ -26,7 +25,7 @@ pub use lane::Lane;
 pub use run::{Verdict, run};
 
 use crate::postgres::{Postgres, Version};
-use random::Random;
+use crate::random::Random;
 
 /// Threads, each with a pooler of its own, and `max_prepared_statements` of each: one keeps hardly any.
 const LANES: [usize; 4] = [200, 3, 200, 1];

@@ -13,7 +13,7 @@ use super::case::{CLIENTS, Case, Step};
 use super::lane::{Event, Lane, Link};
 use super::model::Model;
 use super::op::Op;
-use super::random::Random;
+use crate::random::Random;
 
 /// How long a reply may take that is certain to come.
 const REPLY_LIMIT: Duration = Duration::from_secs(10);

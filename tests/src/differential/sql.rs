@@ -1,7 +1,7 @@
 //! The SQL that generated cases are made of. Tables are a client's own (`t0`, `d0`, `x0` for client 0), and every result
 //! has one order.
 
-use super::random::Random;
+use crate::random::Random;
 
 const READS: [&str; 9] = [
     "SELECT 1",
