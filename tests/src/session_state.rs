@@ -135,11 +135,13 @@ pub struct Failure {
 
 /// Does `work` with all features (`None`) directly, which proves it right, and then through a pooler whose servers change
 /// hands. What fails there is tried again with a pooler of its own, as what one feature leaves behind spoils others.
+/// `PGSLUICE_STATE_FEATURE` names the only feature to try.
 ///
 /// # Panics
 /// With all failures, and when a background client saw anything that was not its own.
 pub fn both_ways(version: Version, work: impl Fn(&Way, Option<&str>) -> Vec<Failure>) {
     let postgres = Postgres::shared_version(version);
+    let only = std::env::var("PGSLUICE_STATE_FEATURE").ok();
     let direct = Way {
         name: format!("directly, {version:?}"),
         addr: postgres.addr(),
@@ -147,17 +149,20 @@ pub fn both_ways(version: Version, work: impl Fn(&Way, Option<&str>) -> Vec<Fail
         pooled: false,
     };
     let tell = |way: &str, failure: &Failure| format!("{way}: {}: {}", failure.feature, failure.text);
-    let mut wrong: Vec<_> = work(&direct, None).iter().map(|failure| tell(&direct.name, failure)).collect();
+    let mut wrong: Vec<_> = work(&direct, only.as_deref()).iter().map(|failure| tell(&direct.name, failure)).collect();
     let name = format!("through the pooler, {version:?}");
-    for failure in under_shuffle(postgres, &name, |way| work(way, None)) {
+    for failure in under_shuffle(postgres, &name, |way| work(way, only.as_deref())) {
         let again = Some(failure.feature.as_str()).filter(|feature| !feature.is_empty());
-        let alone = again.map(|_| under_shuffle(postgres, &name, |way| work(way, again))).unwrap_or_default();
-        wrong.push(match &alone[..] {
-            [] => tell(&name, &failure) + " (but not alone)",
-            [alone, ..] => tell(&name, alone),
+        let alone = again.map(|_| under_shuffle(postgres, &name, |way| work(way, again)));
+        wrong.push(match alone.as_deref() {
+            None => tell(&name, &failure),
+            Some([]) => tell(&name, &failure) + " (but not alone)",
+            Some([alone, ..]) => tell(&name, alone),
         });
     }
-    assert!(wrong.is_empty(), "failures:\n{}", wrong.join("\n"));
+    let log = postgres.log();
+    let crashes: Vec<_> = log.lines().filter(|line| line.contains(") was terminated by signal")).collect();
+    assert!(wrong.is_empty() && crashes.is_empty(), "failures:\n{}\n{}", crashes.join("\n"), wrong.join("\n"));
 }
 
 fn under_shuffle(postgres: &Postgres, name: &str, work: impl FnOnce(&Way) -> Vec<Failure>) -> Vec<Failure> {
