@@ -10,7 +10,7 @@ use crate::postgres::{APP, Login, Postgres, SUPERUSER, Version};
 use crate::shuffle::Shuffle;
 
 /// Servers of each pool.
-pub const SERVERS: usize = 2;
+const SERVERS: usize = 2;
 
 /// Background clients of each user.
 const CLIENTS: usize = 2;
@@ -108,13 +108,13 @@ pub fn database(postgres: &Postgres) -> String {
     name
 }
 
-/// The pooler in front of `database`: two servers for each user, and nobody is asked for a password. `wait` is how long
-/// clients wait for a server.
-pub fn pooler(postgres: &Postgres, database: &str, wait: &str) -> Pooler {
+/// The pooler in front of `database`: so many servers for each user, and nobody is asked for a password. `more` are lines of
+/// the configuration.
+pub fn pooler(postgres: &Postgres, database: &str, servers: usize, more: &str) -> Pooler {
     let user = |login: Login| format!("[users.{}]\npassword = \"{}\"\n", login.user, login.password);
     let config = format!(
-        "listen_port = {{port}}\nauth_type = \"trust\"\nadmin_users = [\"{}\"]\ndefault_pool_size = {SERVERS}\n\
-         query_wait_timeout = \"{wait}\"\nlog_connections = false\nlog_disconnections = false\nlog_stats = false\n\
+        "listen_port = {{port}}\nauth_type = \"trust\"\nadmin_users = [\"{}\"]\ndefault_pool_size = {servers}\n\
+         {more}\nlog_connections = false\nlog_disconnections = false\nlog_stats = false\n\
          [databases.{database}]\nhost = \"127.0.0.1\"\nport = {}\n{}{}",
         SUPERUSER.user,
         postgres.port(),
@@ -167,7 +167,7 @@ pub fn both_ways(version: Version, work: impl Fn(&Way, Option<&str>) -> Vec<Fail
 
 fn under_shuffle(postgres: &Postgres, name: &str, work: impl FnOnce(&Way) -> Vec<Failure>) -> Vec<Failure> {
     let database = database(postgres);
-    let pooler = pooler(postgres, &database, "8s");
+    let pooler = pooler(postgres, &database, SERVERS, "query_wait_timeout = \"8s\"");
     let shuffles = [APP, SUPERUSER].map(|login| Shuffle::start(&pooler, login, &database, CLIENTS));
     let mut wrong = work(&Way { name: name.to_owned(), addr: pooler.addr(), database, pooled: true });
     let rounds = shuffles.map(Shuffle::finish);

@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 
 use crate::postgres::Version;
 use crate::random::Random;
-use place::Place;
+use place::{Place, Theme};
 use run::Verdict;
 use statements::Step;
 
-/// Threads, each with a pooler of its own.
-const THREADS: u64 = 2;
+/// Threads, each with a pooler of its own: what their programs are about.
+const THREADS: [Theme; 3] = [Theme::Sessions, Theme::Sequences, Theme::Sessions];
 /// How long a program that shows a difference is made smaller.
 const SHRINK_LIMIT: Duration = Duration::from_secs(60);
 
@@ -55,7 +55,8 @@ impl Plan {
 pub fn campaign(version: Version, plan: Plan) {
     eprintln!("{version:?}: {} programs from seed {}", plan.programs, plan.seed);
     let start = Instant::now();
-    let threads: Vec<_> = (0..THREADS).map(|number| std::thread::spawn(move || work(version, plan, number))).collect();
+    let threads: Vec<_> =
+        (0..THREADS.len()).map(|number| std::thread::spawn(move || work(version, plan, number))).collect();
     let outcomes = threads.into_iter().map(|thread| thread.join().expect("a thread ends well"));
     let found: Vec<_> = outcomes.flatten().collect();
     eprintln!("{version:?}: {:.1} s", start.elapsed().as_secs_f64());
@@ -63,24 +64,31 @@ pub fn campaign(version: Version, plan: Plan) {
 }
 
 /// One thread's share; what it found first.
-fn work(version: Version, plan: Plan, number: u64) -> Option<String> {
-    let mut place = Place::new(version);
-    for index in (number..plan.programs).step_by(THREADS as usize) {
+fn work(version: Version, plan: Plan, number: usize) -> Option<String> {
+    let theme = THREADS[number];
+    let mut place = Place::new(version, theme);
+    let mut forgotten = 0;
+    for index in (number as u64..plan.programs).step_by(THREADS.len()) {
         let seed = plan.seed.wrapping_add(index);
         let mut random = Random::new(seed);
         let (steps, verdict) = run::made_up(&mut place, &mut random);
         match verdict {
             Verdict::Same => {}
+            Verdict::Forgotten => forgotten += 1,
             Verdict::Infeasible(text) => return Some(format!("{version:?}, seed {seed}: {text}\n{}", listing(&steps))),
             Verdict::Different(text) => {
                 let small = shrink(&mut place, steps.clone());
                 let (steps, text) = small.unwrap_or_else(|| (steps, format!("{text}(not by this program alone)\n")));
                 let log = place.log();
                 let last: Vec<_> = log.lines().rev().take(3).collect();
-                return Some(format!("==== {version:?}, seed {seed}\n{}{text}log: {last:#?}", listing(&steps)));
+                return Some(format!(
+                    "==== {version:?}, {theme:?}, seed {seed}\n{}{text}log: {last:#?}",
+                    listing(&steps)
+                ));
             }
         }
     }
+    eprintln!("{version:?}, {theme:?}: values of sequences were forgotten in {forgotten} programs");
     None
 }
 
@@ -95,7 +103,7 @@ fn shrink(place: &mut Place, steps: Vec<Step>) -> Option<(Vec<Step>, String)> {
         place.renew();
         match run::given(place, steps) {
             Verdict::Different(text) => Some(text),
-            Verdict::Same | Verdict::Infeasible(_) => None,
+            Verdict::Same | Verdict::Forgotten | Verdict::Infeasible(_) => None,
         }
     };
     let text = attempt(&steps)?;

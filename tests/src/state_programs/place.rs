@@ -14,8 +14,32 @@ use super::statements::Step;
 /// Clients of a program.
 pub(super) const CLIENTS: usize = 3;
 
-/// How long the pooler lets a client wait for a server: nobody ever has to.
-const WAIT: &str = "3s";
+/// What programs are about, as it decides how many servers they need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Theme {
+    /// All state but that of sequences, on two servers.
+    Sessions,
+    /// That of sequences, too. For how long it keeps a server the pooler decides, so there is one for each client.
+    Sequences,
+}
+
+impl Theme {
+    /// The servers of the pool.
+    fn servers(self) -> usize {
+        match self {
+            Theme::Sessions => 2,
+            Theme::Sequences => CLIENTS,
+        }
+    }
+
+    /// Lines of the pooler's configuration. Nobody ever has to wait for a server.
+    fn config(self) -> &'static str {
+        match self {
+            Theme::Sessions => "query_wait_timeout = \"3s\"\npin_policy = \"sequence=ignore\"",
+            Theme::Sequences => "query_wait_timeout = \"3s\"",
+        }
+    }
+}
 
 /// How long PostgreSQL may take to tell a backend that listens.
 const NOTIFY_TIME: Duration = Duration::from_millis(2);
@@ -47,9 +71,9 @@ impl Trace {
         self.lines.last().is_some_and(|line| line != "Z I")
     }
 
-    /// Was a command with this tag done?
-    pub(super) fn has_done(&self, tag: &str) -> bool {
-        self.lines.iter().any(|line| line.strip_prefix("C ") == Some(tag))
+    /// Was there an error with this SQLSTATE?
+    pub(super) fn has_failed(&self, state: &str) -> bool {
+        self.lines.iter().any(|line| line.strip_prefix("E ") == Some(state))
     }
 }
 
@@ -171,6 +195,8 @@ impl Side {
 
 /// Both sides.
 pub(super) struct Place {
+    /// What its programs are about.
+    pub(super) theme: Theme,
     postgres: &'static Postgres,
     pooler: Pooler,
     /// Reached directly.
@@ -181,20 +207,20 @@ pub(super) struct Place {
 
 impl Place {
     /// A place of its own.
-    pub(super) fn new(version: Version) -> Place {
+    pub(super) fn new(version: Version, theme: Theme) -> Place {
         let postgres = Postgres::shared_version(version);
         let direct = Side::new(postgres, |database| postgres.connect(APP, database));
         let database = session_state::database(postgres);
-        let pooler = session_state::pooler(postgres, &database, WAIT);
+        let pooler = session_state::pooler(postgres, &database, theme.servers(), theme.config());
         let pooled = Side::of(postgres, database, |database| pooler.connect(APP, database));
-        Place { postgres, pooler, direct, pooled }
+        Place { theme, postgres, pooler, direct, pooled }
     }
 
     /// Another pooler and other connections: nothing of what went before is left.
     pub(super) fn renew(&mut self) {
         let postgres = self.postgres;
         self.direct = Side::of(postgres, self.direct.database.clone(), |database| postgres.connect(APP, database));
-        let pooler = session_state::pooler(postgres, &self.pooled.database, WAIT);
+        let pooler = session_state::pooler(postgres, &self.pooled.database, self.theme.servers(), self.theme.config());
         self.pooled = Side::of(postgres, self.pooled.database.clone(), |database| pooler.connect(APP, database));
         self.pooler = pooler;
         self.direct.clean();

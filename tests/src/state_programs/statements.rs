@@ -5,6 +5,8 @@ use std::fmt;
 use crate::random::Random;
 use crate::wire::message as m;
 
+use super::place::Theme;
+
 /// Stands for the database in names that all databases share.
 const DATABASE: &str = "{database}";
 
@@ -110,12 +112,15 @@ const KEEPING: &[&str] = &[
     "SELECT listen_to('news')",
 ];
 
-/// What draws from a sequence: only DISCARD makes a session forget it.
-const DRAWING: &[&str] = &[
+/// What draws from a sequence, or tells of it.
+const SEQUENCES: &[&str] = &[
     "SELECT nextval('public.ticket')",
     "SELECT count_on()",
     "INSERT INTO public.counted (note) VALUES ('mine')",
     "SELECT setval('public.ticket', 40)",
+    "SELECT currval('public.ticket')",
+    "SELECT currval('public.counted_id_seq')",
+    "SELECT lastval()",
 ];
 
 /// What begins a transaction.
@@ -159,8 +164,6 @@ const PROBES: &[&str] = &[
     "EXECUTE q('executed')",
     "FETCH c",
     "FETCH 2 FROM c",
-    "SELECT currval('public.ticket')",
-    "SELECT lastval()",
     "SELECT * FROM t",
     "INSERT INTO t VALUES (1)",
     "SELECT word FROM scratch",
@@ -202,8 +205,6 @@ pub(super) struct Step {
     pub(super) way: Way,
     /// May the client keep its server for it, or because of it?
     pub(super) keeps: bool,
-    /// Does it draw from a sequence?
-    pub(super) draws: bool,
 }
 
 impl Step {
@@ -238,6 +239,14 @@ impl Step {
             Way::Prepare(..) | Way::Execute(_) => false,
         }
     }
+
+    /// Does it ask what a sequence returned last?
+    pub(super) fn asks_sequences(&self) -> bool {
+        match &self.way {
+            Way::Simple(sql) | Way::Extended(sql) => ["currval", "lastval"].iter().any(|word| sql.contains(word)),
+            Way::Prepare(..) | Way::Execute(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Step {
@@ -253,8 +262,8 @@ impl fmt::Display for Step {
 }
 
 /// A step for `client`. `may_keep` says whether it may do what keeps a server, `in_block` that it is in a transaction.
-pub(super) fn step(random: &mut Random, client: usize, may_keep: bool, in_block: bool) -> Step {
-    let mut step = Step { client, way: Way::Simple(String::new()), keeps: false, draws: false };
+pub(super) fn step(random: &mut Random, client: usize, theme: Theme, may_keep: bool, in_block: bool) -> Step {
+    let mut step = Step { client, way: Way::Simple(String::new()), keeps: false };
     let name = PREPARED_NAMES[random.below(PREPARED_NAMES.len())];
     let sql = match random.below(100) {
         0..=4 => {
@@ -267,29 +276,30 @@ pub(super) fn step(random: &mut Random, client: usize, may_keep: bool, in_block:
         }
         10..=29 => {
             let count = 2 + random.below(3);
-            let parts: Vec<_> = (0..count).map(|_| statement(random, &mut step, may_keep, in_block)).collect();
+            let parts: Vec<_> = (0..count).map(|_| statement(random, &mut step, theme, may_keep, in_block)).collect();
             step.way = Way::Simple(parts.join("; "));
             return step;
         }
         30..=37 => CLEAN.to_owned(),
-        _ => statement(random, &mut step, may_keep, in_block),
+        _ => statement(random, &mut step, theme, may_keep, in_block),
     };
     step.way = if random.chance(30) { Way::Extended(sql) } else { Way::Simple(sql) };
     step
 }
 
-fn statement(random: &mut Random, step: &mut Step, may_keep: bool, in_block: bool) -> String {
+fn statement(random: &mut Random, step: &mut Step, theme: Theme, may_keep: bool, in_block: bool) -> String {
     let ending = if in_block { 15 } else { 1 };
-    let keeping = if may_keep { [14, 4, 10] } else { [0; 3] };
-    match random.weighted(&[30, 18, 18, ending, keeping[0], keeping[1], keeping[2]]) {
+    let keeping = if may_keep { [14, 10] } else { [0; 2] };
+    let sequences = if theme == Theme::Sequences { 20 } else { 0 };
+    match random.weighted(&[30, 18, 18, ending, sequences, keeping[0], keeping[1]]) {
         0 => random.text(PROBES),
         1 => set(random),
         2 => random.text(FREE),
         3 => random.text(ENDING),
+        4 => random.text(SEQUENCES),
         kind => {
             step.keeps = true;
-            step.draws |= kind == 5;
-            random.text([KEEPING, DRAWING, BEGINNING][kind - 4])
+            random.text([KEEPING, BEGINNING][kind - 5])
         }
     }
 }
