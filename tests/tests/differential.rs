@@ -21,14 +21,15 @@ fn generated_sequences_on_version_18() {
 
 #[test]
 fn kept_cases() {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("differential");
+    let kept = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("differential");
+    let directory = std::env::var_os("PGSLUICE_DIFF_CASES").map_or(kept, PathBuf::from);
     let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
-    for version in Version::ALL {
-        let mut lane = Lane::new(version, 200);
+    for (version, max_prepared) in Version::ALL.iter().flat_map(|&version| [(version, 200), (version, 1)]) {
+        let mut lane = Lane::new(version, max_prepared);
         for file in &files {
-            let name = format!("{} on {version:?}", file.file_name().unwrap().to_string_lossy());
+            let name = format!("{} on {version:?}, {max_prepared}", file.file_name().unwrap().to_string_lossy());
             let case = Case::read(&std::fs::read_to_string(file).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
             lane.renew();
             replay(&mut lane, &name, &case);

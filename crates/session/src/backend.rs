@@ -398,6 +398,7 @@ impl Server {
     fn forget_all(&mut self, session: Option<&mut Session>, everything: bool, ours: bool) {
         self.prepared.clear();
         self.has_audit = false;
+        self.leftover = None;
         if let Some(session) = session
             && !ours
         {
@@ -527,7 +528,10 @@ impl Server {
             Owed::HiddenDescribe(_) => self.checking = false,
             Owed::HiddenParse(None) | Owed::HiddenClose(None) => self.unnamed = Some(NOBODYS),
             // What it was to deallocate is still there.
-            Owed::ExecuteDeallocate { .. } => self.residue |= Effects::PREPARE,
+            Owed::ExecuteDeallocate { name } => {
+                self.residue |= Effects::PREPARE;
+                self.leftover = Some(name.clone());
+            }
             _ => {}
         }
         if let Some(session) = session {

@@ -112,6 +112,21 @@ impl Session {
         ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
         Ok(step)
     }
+
+    /// The Sync behind an Execute that failed to deallocate: what was made for it is closed before it is found.
+    pub(crate) fn sync_and_tidy(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Step {
+        server.owe(Owed::Sync);
+        let step = self.pass(message, ctx);
+        if let Some(name) = server.leftover.take() {
+            ctx.plan.insert(|out| {
+                FrontendWriter(out).close_statement(&name);
+                FrontendWriter(out).bare(frontend::SYNC);
+            });
+            server.owe(Owed::HiddenClose(None));
+            server.owe_hidden_cycle(Owed::HiddenSync);
+        }
+        step
+    }
 }
 
 /// Does this SQL, as far as it has come, begin like DISCARD ALL or DEALLOCATE ALL? Only what is sent without waiting for

@@ -112,6 +112,8 @@ pub struct Server {
     pub(crate) last: LastText,
     /// Whose unnamed statement it holds, session and generation; `None` if it certainly holds none.
     pub(crate) unnamed: Option<(u64, u64)>,
+    /// A statement of ours that is left under a client's name: it goes with the next Sync.
+    pub(crate) leftover: Option<Vec<u8>>,
     pub(crate) copying_in: bool,
     /// Syncs since the last CopyData. The COPY ignores them, unless that data has made it fail already.
     pub(crate) copy_syncs: usize,
@@ -186,6 +188,7 @@ impl Server {
             ready: true,
             residue: Effects::default(),
             unnamed: None,
+            leftover: None,
             copying_in: false,
             copy_syncs: 0,
             discarded: false,

@@ -7,6 +7,7 @@
 //! | `PGSLUICE_DIFF_SEQUENCES` | generated cases per version of PostgreSQL |
 //! | `PGSLUICE_DIFF_SEED` | the first seed; `random` for one of the clock |
 //! | `PGSLUICE_DIFF_FAILURES` | differences after which a thread gives up; 1 |
+//! | `PGSLUICE_DIFF_CASES` | directory of the cases to replay, instead of those kept |
 
 mod case;
 mod generate;
@@ -96,7 +97,9 @@ struct Share {
 fn work(version: Version, plan: Plan, number: usize) -> Share {
     let mut lane = Lane::new(version, LANES[number]);
     let mut share = Share::default();
-    for index in (number as u64..plan.sequences).step_by(LANES.len()) {
+    // A seed has its lane, wherever a campaign begins.
+    let first = (number as u64).wrapping_sub(plan.seed) % LANES.len() as u64;
+    for index in (first..plan.sequences).step_by(LANES.len()) {
         let seed = plan.seed.wrapping_add(index);
         let mut random = Random::new(seed);
         let scripts = generate::scripts(&mut random);
