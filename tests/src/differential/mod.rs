@@ -10,6 +10,7 @@
 //! | `PGSLUICE_DIFF_CASES` | directory of the cases to replay, instead of those kept |
 
 mod case;
+mod crash;
 mod generate;
 mod lane;
 mod model;
@@ -19,17 +20,24 @@ mod shrink;
 mod sql;
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use case::Case;
 pub use lane::Lane;
 pub use run::{Verdict, run};
 
-use crate::postgres::{Postgres, Version};
+use crate::postgres::Version;
 use crate::random::Random;
+use crash::{Crashes, Ran};
 
 /// Threads, each with a pooler of its own, and `max_prepared_statements` of each: one keeps hardly any.
 const LANES: [usize; 4] = [200, 3, 200, 1];
+
+/// Cases of a lane that may crash PostgreSQL.
+const CRASHES_MAX: usize = 5;
+/// How often a case is run that is hit by another one's crash.
+const ATTEMPTS: usize = 5;
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -62,25 +70,26 @@ impl Plan {
 pub fn campaign(version: Version, plan: Plan) {
     eprintln!("{version:?}: {} sequences from seed {}", plan.sequences, plan.seed);
     let start = Instant::now();
-    let threads: Vec<_> = (0..LANES.len()).map(|lane| std::thread::spawn(move || work(version, plan, lane))).collect();
-    let outcomes: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
-    let log = Postgres::shared_version(version).log();
-    if let Some(at) = log.find(") was terminated by signal") {
-        let pid = log[..at].rsplit(' ').next().expect("a pid in front");
-        let lines: Vec<_> = log[..at].lines().filter(|line| line.contains(&format!("[{pid}]"))).collect();
-        let tail = lines[lines.len().saturating_sub(60)..].join("\n");
-        panic!("PostgreSQL itself crashed, having logged\n{tail}");
-    }
+    let crashes = Arc::new(Crashes::new(version));
+    let lane = |number| {
+        let crashes = crashes.clone();
+        std::thread::spawn(move || work(version, plan, number, &crashes))
+    };
+    let threads: Vec<_> = (0..LANES.len()).map(lane).collect();
     let mut all = Share::default();
-    for outcome in outcomes {
-        let share = outcome.expect("a thread ends well");
+    for thread in threads {
+        let share = thread.join().expect("a thread ends well");
         all.run += share.run;
         all.excused += share.excused;
+        all.crashed += share.crashed;
         all.found.extend(share.found);
     }
     let seconds = start.elapsed().as_secs_f64();
     let rate = all.run as f64 / seconds;
-    eprintln!("{version:?}: {} sequences in {seconds:.1} s, {rate:.0} per second, {} excused", all.run, all.excused);
+    eprintln!(
+        "{version:?}: {} sequences in {seconds:.1} s, {rate:.0} per second, {} excused, {} more crashed PostgreSQL",
+        all.run, all.excused, all.crashed
+    );
     assert!(all.found.is_empty(), "{} differences\n{}", all.found.len(), all.found.join("\n"));
     assert!(all.excused * 20 <= all.run, "{} of {} sequences were excused", all.excused, all.run);
 }
@@ -90,38 +99,83 @@ pub fn campaign(version: Version, plan: Plan) {
 struct Share {
     run: u64,
     excused: u64,
+    crashed: usize,
     found: Vec<String>,
 }
 
 /// One lane's share of the cases.
-fn work(version: Version, plan: Plan, number: usize) -> Share {
+fn work(version: Version, plan: Plan, number: usize, crashes: &Crashes) -> Share {
     let mut lane = Lane::new(version, LANES[number]);
     let mut share = Share::default();
     // A seed has its lane, wherever a campaign begins.
     let first = (number as u64).wrapping_sub(plan.seed) % LANES.len() as u64;
     for index in (first..plan.sequences).step_by(LANES.len()) {
         let seed = plan.seed.wrapping_add(index);
-        let mut random = Random::new(seed);
-        let scripts = generate::scripts(&mut random);
-        let (case, verdict) = run::run_shuffled(&mut lane, scripts, &mut random);
         share.run += 1;
-        match verdict {
-            Verdict::Same => {}
-            Verdict::Excused => share.excused += 1,
-            Verdict::Infeasible => panic!("seed {seed}: its order is one that two servers are enough for"),
-            Verdict::Different(difference) => {
-                let place = format!("{version:?}, seed {seed}, max_prepared_statements {}", LANES[number]);
-                let text = report(&mut lane, &place, &case, &difference);
+        match run_seed(version, &mut lane, number, seed, crashes) {
+            Fate::Same => {}
+            Fate::Excused => share.excused += 1,
+            Fate::Crashed => share.crashed += 1,
+            Fate::Different(text) => {
                 eprintln!("{text}");
                 share.found.push(text);
-                lane.renew();
             }
         }
+        assert!(share.crashed <= CRASHES_MAX, "PostgreSQL crashes too often");
         if share.found.len() >= plan.failures {
             break;
         }
     }
     share
+}
+
+/// What became of a seed's case.
+enum Fate {
+    Same,
+    Excused,
+    /// PostgreSQL crashes, and not for us.
+    Crashed,
+    Different(String),
+}
+
+fn run_seed(version: Version, lane: &mut Lane, number: usize, seed: u64, crashes: &Crashes) -> Fate {
+    let place = format!("{version:?}, seed {seed}, max_prepared_statements {}", LANES[number]);
+    for _ in 0..ATTEMPTS {
+        let is_good = |fate: &Fate| !matches!(fate, Fate::Different(_));
+        if let Ran::Whole(fate) = crashes.guard(is_good, || compare(lane, seed, &place)) {
+            return fate;
+        }
+        let scripts = generate::scripts(&mut Random::new(seed));
+        let blamed = crashes.blame(|| {
+            *lane = Lane::new(version, LANES[number]);
+            run::run_direct(lane, &scripts);
+        });
+        if let Some(log) = &blamed {
+            eprintln!("==== {place}: PostgreSQL itself crashed\n{scripts}\n{log}");
+        }
+        // Nothing that was connected is any more.
+        *lane = Lane::new(version, LANES[number]);
+        if blamed.is_some() {
+            return Fate::Crashed;
+        }
+    }
+    Fate::Different(format!("==== {place}: PostgreSQL crashes, but not when the clients are connected directly\n"))
+}
+
+fn compare(lane: &mut Lane, seed: u64, place: &str) -> Fate {
+    let mut random = Random::new(seed);
+    let scripts = generate::scripts(&mut random);
+    let (case, verdict) = run::run_shuffled(lane, scripts, &mut random);
+    match verdict {
+        Verdict::Same => Fate::Same,
+        Verdict::Excused => Fate::Excused,
+        Verdict::Infeasible => panic!("seed {seed}: its order is one that two servers are enough for"),
+        Verdict::Different(difference) => {
+            let text = report(lane, place, &case, &difference);
+            lane.renew();
+            Fate::Different(text)
+        }
+    }
 }
 
 fn report(lane: &mut Lane, place: &str, case: &Case, difference: &run::Difference) -> String {

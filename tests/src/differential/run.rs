@@ -58,6 +58,12 @@ pub fn run(lane: &mut Lane, case: &Case, limit: Duration) -> Verdict {
     }
 }
 
+/// Runs the case directly only.
+pub(super) fn run_direct(lane: &mut Lane, case: &Case) {
+    // What is seen is not asked for, only what becomes of PostgreSQL.
+    let _ = direct(lane, &closed(case.steps.clone()));
+}
+
 /// Interleaves the clients' steps at random, and runs that. Returns the case in the order it was run in.
 pub(super) fn run_shuffled(lane: &mut Lane, scripts: Case, random: &mut Random) -> (Case, Verdict) {
     let steps = closed(scripts.steps.clone());
@@ -188,7 +194,7 @@ fn pooled(lane: &mut Lane, steps: &[Step], traces: &[Trace], limit: Duration) ->
         link.send(step, true);
         let events = receive_same(link, &trace.events, limit);
         let unlike = trace.events.iter().zip(&events).find(|(direct, pooled)| !is_same(direct, pooled));
-        if unlike.is_some_and(|(direct, pooled)| is_excused(direct, pooled)) {
+        if unlike.is_some_and(|(direct, pooled)| is_excused(direct, pooled) || is_fetch(steps, direct, pooled)) {
             lane.disconnect_pooled();
             return Verdict::Excused;
         }
@@ -282,10 +288,18 @@ fn is_excused(direct: &Event, pooled: &Event) -> bool {
     // When it copies, PostgreSQL looks at the type before the length, and has other words for that; and what it says before
     // it closes can be lost when more is being written to it.
     let broken_length = pooled.sqlstate() == "08P01" && pooled.field(b'M').starts_with("invalid message length");
-    let eof_in_copy = direct.sqlstate() == "08006" && direct.field(b'W').starts_with("COPY ");
+    let eof_in_copy = direct.sqlstate() == "08006" && direct.field(b'R') == "CopyGetData";
     let broken_in_copy = (broken_length && (eof_in_copy || is_stray_in_copy(direct)))
         || (is_stray_in_copy(direct) && pooled.sqlstate() == "08006");
     broken_in_copy || (pooled.tag == b'E' && pooled.sqlstate() == "25P02" && (described || counted))
+}
+
+/// A FETCH that was prepared when its cursor was another one, or none, returns what it did then. A server that has to
+/// prepare it later finds another cursor.
+fn is_fetch(steps: &[Step], direct: &Event, pooled: &Event) -> bool {
+    let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
+    let fetches = |op: &Op| matches!(op, Op::Parse(_, text, _) if text.starts_with("FETCH "));
+    matches!((direct.tag, pooled.tag), (b'n', b'T') | (b'T', b'n')) && steps.iter().flat_map(|s| &s.ops).any(fetches)
 }
 
 /// PostgreSQL 18 after messages without Sync, a Query and then a Sync: it says that it is ready, and fails the next command that
