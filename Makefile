@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help demo test differential lint bench
+.PHONY: help demo test differential regress lint bench
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -19,6 +19,9 @@ differential: ## 100,000 generated message sequences per version of PostgreSQL, 
 	scripts/test-deps.sh
 	PGSLUICE_DIFF_SEQUENCES=$${PGSLUICE_DIFF_SEQUENCES:-100000} PGSLUICE_DIFF_SEED=$${PGSLUICE_DIFF_SEED:-random} \
 		$(CARGO) test --release -p pgsluice-tests --test differential -- --nocapture --test-threads 1
+
+regress: ## PostgreSQL's own regression suite, directly and through pgsluice; see docs/regress.md
+	@scripts/regress.sh
 
 lint: ## formatting, clippy and documentation, all without a warning
 	$(CARGO) fmt --all --check

@@ -5,17 +5,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
+. scripts/cluster.sh
 
 clients=${DEMO_CLIENTS:-500}
 seconds=${DEMO_SECONDS:-10}
 pool_size=10
 postgres_pid='' sluice_pid='' bench_pid='' work=''
-
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-
-stop() { # pid signal
-    [ -n "$1" ] && kill -s "$2" "$1" 2>/dev/null && wait "$1" 2>/dev/null || true
-}
 
 clean_up() {
     trap - EXIT INT TERM
@@ -34,31 +29,6 @@ fail() { # message, log file
     echo "demo: $1" >&2
     [ -f "${2:-}" ] && tail -n 20 "$2" >&2
     exit 1
-}
-
-free_port() { # first candidate
-    local port=$1
-    while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
-    echo "$port"
-}
-
-wait_until() { # seconds, command
-    local left=$(($1 * 10))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        left=$((left - 1))
-        [ "$left" -gt 0 ] || return 1
-        sleep 0.1
-    done
-}
-
-# PostgreSQL refuses to run as root.
-unprivileged() {
-    if [ "$(id -u)" -ne 0 ]; then
-        "$@"
-    else
-        setpriv --reuid="$owner" --regid="$(id -g "$owner")" --clear-groups "$@"
-    fi
 }
 
 # The named columns of a console command, by name, as a table.
@@ -80,11 +50,7 @@ backends() {
 }
 
 bin=$(postgresql_bin) || { install_packages postgresql && bin=$(postgresql_bin); }
-owner=$(id -un)
-if [ "$(id -u)" -eq 0 ]; then
-    owner=postgres
-    id "$owner" >/dev/null 2>&1 || owner=nobody
-fi
+choose_owner
 
 sluice=${PGSLUICE_BIN:-}
 if [ -z "$sluice" ]; then
