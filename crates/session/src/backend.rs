@@ -448,12 +448,12 @@ impl Server {
                     _ => {}
                 }
             }
-            &(Owed::ParseTooLong { .. } | Owed::RefusedParse(_) | Owed::RefusedQuery(_) | Owed::Changed)
+            Owed::ParseTooLong { .. } | Owed::RefusedParse(_) | Owed::RefusedQuery(_) | Owed::Changed
                 if report.is_some_and(|r| r.sqlstate() == sqlstate::INVALID_STATEMENT_NAME.as_bytes()) =>
             {
-                ctx.plan.insert(|out| match front {
-                    &Owed::ParseTooLong { max } => Refusal::StatementTooLong { max }.write(Severity::Error, out),
-                    &(Owed::RefusedParse(reason) | Owed::RefusedQuery(reason)) => {
+                ctx.plan.insert(|out| match *front {
+                    Owed::ParseTooLong { max } => Refusal::StatementTooLong { max }.write(Severity::Error, out),
+                    Owed::RefusedParse(reason) | Owed::RefusedQuery(reason) => {
                         Refusal::StateRefused(reason).write(Severity::Error, out);
                     }
                     _ => crate::shape::write_changed(out),

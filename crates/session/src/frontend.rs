@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use pgsluice_sql::{Effects, may_end_transaction};
+use pgsluice_sql::Effects;
 use pgsluice_wire::{
-    BackendWriter, Bind, FrontendWriter, Head, Severity, Target, TxStatus,
+    BackendWriter, FrontendWriter, Head, Severity, Target, TxStatus,
     tag::{backend, frontend},
 };
 
@@ -467,35 +467,12 @@ impl Session {
         }
     }
 
-    /// A message behind a replay that may fail: one that cannot end the failed block goes out, the others wait.
-    fn forward_guarded(
+    pub(crate) fn forward(
         &mut self,
         message: Message<'_>,
         server: &mut Server,
         ctx: &mut Ctx<'_>,
     ) -> Result<Step, Violation> {
-        let tag = message.known_tag()?;
-        let harmless = match tag {
-            frontend::QUERY | frontend::PARSE => message.missing() == 0 && !may_end_transaction(message.body()),
-            frontend::BIND => Bind::read(message.body()).is_some_and(|bind| match self.named(bind.statement) {
-                Some(named) => !named.statement.may_end_transaction(),
-                None => bind.statement.is_empty() && !may_end_transaction(&self.unnamed.content),
-            }),
-            frontend::EXECUTE => self.forgetful.is_empty(),
-            _ => true,
-        };
-        if !harmless {
-            return Ok(Step::Blocked(Want::Server));
-        }
-        let step = self.forward(message, server, ctx)?;
-        let ends = matches!(tag, frontend::QUERY | frontend::SYNC | frontend::FUNCTION_CALL);
-        if ends && matches!(step, Step::Taken) {
-            server.guard = Guard::Used;
-        }
-        Ok(step)
-    }
-
-    fn forward(&mut self, message: Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Result<Step, Violation> {
         let tag = match message.known_tag() {
             // PostgreSQL has its own last words for what it finds in a COPY.
             Err(Violation::UnknownFrontend(_)) if server.copying_in => return Ok(self.pass(message, ctx)),

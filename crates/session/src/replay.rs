@@ -10,6 +10,14 @@
 //! at all, and the client's message would run under another's settings. Like this, BEGIN that fails leaves a second Query
 //! that takes effect as a whole all the same, as any Query does.
 
+use pgsluice_sql::may_end_transaction;
+use pgsluice_wire::{Bind, tag::frontend};
+
+use crate::Ctx;
+use crate::error::Violation;
+use crate::frontend::{Session, Want};
+use crate::message::{Message, Step};
+use crate::server::{Guard, Server};
 use crate::settings::Settings;
 
 /// `set_config` calls in one SELECT; PostgreSQL takes 1,664 columns (`MaxTupleAttributeNumber`).
@@ -58,6 +66,36 @@ pub(crate) fn text(before: Before, to: &Settings) -> String {
     }
     text.push_str("COMMIT");
     text
+}
+
+impl Session {
+    /// A message behind a replay that may fail: one that cannot end the failed block goes out, the others wait.
+    pub(crate) fn forward_guarded(
+        &mut self,
+        message: Message<'_>,
+        server: &mut Server,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Step, Violation> {
+        let tag = message.known_tag()?;
+        let harmless = match tag {
+            frontend::QUERY | frontend::PARSE => message.missing() == 0 && !may_end_transaction(message.body()),
+            frontend::BIND => Bind::read(message.body()).is_some_and(|bind| match self.named(bind.statement) {
+                Some(named) => !named.statement.may_end_transaction(),
+                None => bind.statement.is_empty() && !may_end_transaction(&self.unnamed.content),
+            }),
+            frontend::EXECUTE => self.forgetful.is_empty(),
+            _ => true,
+        };
+        if !harmless {
+            return Ok(Step::Blocked(Want::Server));
+        }
+        let step = self.forward(message, server, ctx)?;
+        let ends = matches!(tag, frontend::QUERY | frontend::SYNC | frontend::FUNCTION_CALL);
+        if ends && matches!(step, Step::Taken) {
+            server.guard = Guard::Used;
+        }
+        Ok(step)
+    }
 }
 
 fn call(name: &str, value: &str) -> String {

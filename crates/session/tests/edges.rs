@@ -9,101 +9,8 @@ use pgsluice_session::{
 use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
 
 use crate::model::{Model, frontend as f};
+use crate::talk::{Pair, Talk, backend, begun, error, errors, ready, replaying, run, sync, tags};
 use crate::world::{Client, Dice, Link, Shared, Wire, World, clean, fresh_server, messages};
-
-/// A world of one client and `servers` servers, in which the client sends things one after the other.
-struct Talk {
-    world: World,
-    dice: Dice,
-}
-
-impl Talk {
-    fn new(servers: usize, max_prepared: usize) -> Self {
-        let mut world = World::new(servers, max_prepared);
-        world.add_client(b"", Settings::default());
-        Self { world, dice: Dice::new(7) }
-    }
-
-    /// Sends, lets everything happen, returns what the client saw.
-    fn say(&mut self, parts: &[Vec<u8>]) -> Vec<u8> {
-        self.say_as(0, parts)
-    }
-
-    fn say_as(&mut self, client: usize, parts: &[Vec<u8>]) -> Vec<u8> {
-        self.world.clients[client].script.extend(parts.concat());
-        self.world.run(&mut self.dice);
-        std::mem::take(&mut self.world.clients[client].seen)
-    }
-
-    /// Sends and lets it be forwarded; nothing comes back.
-    fn whisper(&mut self, parts: &[Vec<u8>]) {
-        self.world.clients[0].script.extend(parts.concat());
-        self.world.send(0, usize::MAX);
-    }
-}
-
-fn tags(bytes: &[u8]) -> String {
-    messages(bytes).iter().map(|(tag, _)| char::from(*tag)).collect()
-}
-
-fn errors(bytes: &[u8]) -> Vec<String> {
-    let reports =
-        messages(bytes).into_iter().filter(|(tag, _)| *tag == b'E').map(|(_, body)| Report::read(body).unwrap());
-    reports
-        .map(|r| format!("{} {}", String::from_utf8_lossy(r.sqlstate()), String::from_utf8_lossy(r.message())))
-        .collect()
-}
-
-fn sync() -> Vec<u8> {
-    f::bare(b'S')
-}
-
-fn run(name: &str) -> Vec<Vec<u8>> {
-    vec![f::bind("", name, &[]), f::execute("", 0), sync()]
-}
-
-fn backend(write: impl FnOnce(&mut BackendWriter<'_>)) -> Vec<u8> {
-    let mut m = Vec::new();
-    write(&mut BackendWriter(&mut m));
-    m
-}
-
-fn ready() -> Vec<u8> {
-    backend(|w| w.ready(TxStatus::Idle))
-}
-
-fn error(code: &str, text: &str) -> Vec<u8> {
-    backend(|w| w.report(Severity::Error, code, text, "", ""))
-}
-
-/// A session and its server, driven by hand.
-struct Pair {
-    shared: Shared,
-    session: Session,
-    server: Server,
-}
-
-impl Pair {
-    fn new(max_prepared: usize) -> Self {
-        let session = Session::new(1, Pooling::Transaction, max_prepared, Arc::default());
-        Self { shared: Shared::new(), session, server: fresh_server() }
-    }
-
-    /// (what is forwarded, what is replied, progress)
-    fn client(&mut self, bytes: &[u8]) -> (Vec<u8>, Vec<u8>, Progress) {
-        let mut plan = Plan::default();
-        let ctx = &mut self.shared.ctx(&mut plan);
-        let progress = self.session.handle_client(Some(&mut self.server), bytes, ctx).unwrap();
-        (plan.concat(bytes), plan.reply, progress)
-    }
-
-    fn server(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut plan = Plan::default();
-        let taken = self.session.handle_server(&mut self.server, bytes, &mut self.shared.ctx(&mut plan)).unwrap();
-        assert_eq!(taken, bytes.len());
-        plan.concat(bytes)
-    }
-}
 
 #[test]
 fn a_named_bind_is_the_same_cut_at_any_byte() {
@@ -317,23 +224,6 @@ fn a_replay_is_not_shown_and_nothing_runs_before_it() {
     let seen = talk.say(&[f::query("show TimeZone")]);
     assert_eq!(tags(&seen), "TDCZ");
     assert!(seen.windows(4).any(|w| w == b"Mars"));
-}
-
-/// A session whose settings a server has to be brought to, and what it sends then is this.
-fn replaying(query: &[u8]) -> (Pair, Vec<u8>, Progress) {
-    let mut pair = Pair::new(5);
-    pair.session = Session::new(1, Pooling::Transaction, 5, Arc::new(Settings::default().with("no_such", "x")));
-    let (sent, reply, progress) = pair.client(query);
-    assert!(reply.is_empty());
-    (pair, sent, progress)
-}
-
-/// The answer to a replay's BEGIN.
-fn begun() -> Vec<u8> {
-    backend(|w| {
-        w.command_complete("BEGIN");
-        w.ready(TxStatus::InBlock);
-    })
 }
 
 #[test]

@@ -5,6 +5,8 @@
 mod edges;
 mod model;
 mod program;
+mod state;
 mod table;
+mod talk;
 mod transparent;
 mod world;

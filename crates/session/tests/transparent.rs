@@ -217,9 +217,9 @@ proptest! {
             expected.push(answers);
         }
         world.run(&mut Dice::new(seed));
-        for i in 0..programs.len() {
+        for (i, expected) in expected.iter().enumerate() {
             let client = &world.clients[i];
-            prop_assert_eq!(shown(&client.seen), shown(&expected[i]));
+            prop_assert_eq!(shown(&client.seen), shown(expected));
             prop_assert!(client.sent.is_empty() && client.script.is_empty());
             prop_assert!(client.link.as_ref().is_none_or(|l| l.server.is_pinned()));
             world.vanish(i);
