@@ -3,7 +3,7 @@
 /// Bytes of an identifier that PostgreSQL looks at (`NAMEDATALEN` less one).
 const IDENTIFIER_LEN: usize = 63;
 
-/// Values of [`Name::hash`].
+/// Values of [`hash`].
 pub(crate) const HASHES: usize = 1024;
 
 /// An identifier or a keyword in a text.

@@ -95,7 +95,8 @@ call AS (
     FROM pg_catalog.pg_type t
     CROSS JOIN LATERAL (VALUES (t.typinput::pg_catalog.oid), (t.typoutput), (t.typreceive), (t.typsend), (t.typmodin),
         (t.typmodout), (t.typanalyze)) f (id)
-    WHERE t.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+    WHERE t.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid AND t.typtype OPERATOR(pg_catalog.=) 'b'
+        AND t.typinput::pg_catalog.oid OPERATOR(pg_catalog.<>) 'pg_catalog.array_in'::pg_catalog.regproc::pg_catalog.oid
     UNION ALL
     SELECT 'always', 'range', f.id
     FROM pg_catalog.pg_range r
