@@ -14,6 +14,7 @@ mod place;
 mod run;
 mod statements;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::postgres::Version;
@@ -24,6 +25,8 @@ use statements::Step;
 
 /// Threads, each with a pooler of its own: what their programs are about.
 const THREADS: [Theme; 3] = [Theme::Sessions, Theme::Sequences, Theme::Sessions];
+/// Programs that are remembered for one that shows a difference only behind others.
+const HISTORY: usize = 4;
 /// How long a program that shows a difference is made smaller.
 const SHRINK_LIMIT: Duration = Duration::from_secs(60);
 
@@ -67,7 +70,7 @@ pub fn campaign(version: Version, plan: Plan) {
 fn work(version: Version, plan: Plan, number: usize) -> Option<String> {
     let theme = THREADS[number];
     let mut place = Place::new(version, theme);
-    let mut forgotten = 0;
+    let (mut forgotten, mut before) = (0, VecDeque::new());
     for index in (number as u64..plan.programs).step_by(THREADS.len()) {
         let seed = plan.seed.wrapping_add(index);
         let mut random = Random::new(seed);
@@ -77,7 +80,10 @@ fn work(version: Version, plan: Plan, number: usize) -> Option<String> {
             Verdict::Forgotten => forgotten += 1,
             Verdict::Infeasible(text) => return Some(format!("{version:?}, seed {seed}: {text}\n{}", listing(&steps))),
             Verdict::Different(text) => {
-                let small = shrink(&mut place, steps.clone());
+                let alone = shrink(&mut place, steps.clone());
+                // What a server was told in other programs may matter.
+                let history: Vec<_> = before.into_iter().chain([steps.clone()]).flatten().collect();
+                let small = alone.or_else(|| shrink(&mut place, history));
                 let (steps, text) = small.unwrap_or_else(|| (steps, format!("{text}(not by this program alone)\n")));
                 let log = place.log();
                 let last: Vec<_> = log.lines().rev().take(3).collect();
@@ -86,6 +92,10 @@ fn work(version: Version, plan: Plan, number: usize) -> Option<String> {
                     listing(&steps)
                 ));
             }
+        }
+        before.push_back(steps.into_iter().chain((0..place::CLIENTS).flat_map(Step::cleaning)).collect::<Vec<_>>());
+        if before.len() > HISTORY {
+            before.pop_front();
         }
     }
     eprintln!("{version:?}, {theme:?}: values of sequences were forgotten in {forgotten} programs");

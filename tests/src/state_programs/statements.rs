@@ -177,6 +177,7 @@ const PREPARED: &[&str] = &[
     "SET app.tenant = 'prepared'",
     "RESET ALL",
     "EXECUTE p",
+    "FETCH c",
     "SHOW search_path",
     "SELECT * FROM t",
 ];
@@ -190,7 +191,7 @@ pub(super) enum Way {
     Simple(String),
     /// By Parse, Bind, Execute, Sync, without names.
     Extended(String),
-    /// Parse under a name, after a Close of that name.
+    /// Parse and Describe under a name, after a Close of that name.
     Prepare(&'static str, String),
     /// Bind and Execute of a name.
     Execute(&'static str),
@@ -208,6 +209,11 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// What ends all that a client began.
+    pub(super) fn cleaning(client: usize) -> [Step; 2] {
+        ["ROLLBACK", CLEAN].map(|sql| Step { client, way: Way::Simple(sql.to_owned()), keeps: false })
+    }
+
     /// What goes over the wire to a database.
     pub(super) fn bytes(&self, database: &str) -> Vec<u8> {
         let fill = |sql: &str| sql.replace(DATABASE, database);
@@ -221,7 +227,9 @@ impl Step {
                 m::sync(),
             ]
             .concat(),
-            Way::Prepare(name, sql) => [m::close(b'S', name), m::parse(name, sql, &[]), m::sync()].concat(),
+            Way::Prepare(name, sql) => {
+                [m::close(b'S', name), m::parse(name, sql, &[]), m::describe(b'S', name), m::sync()].concat()
+            }
             Way::Execute(name) => {
                 [m::bind("", name, &[]), m::describe(b'P', ""), m::execute("", 0), m::sync()].concat()
             }
