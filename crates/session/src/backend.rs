@@ -405,7 +405,7 @@ impl Server {
             session.forget_statements(everything);
         }
         if everything {
-            self.sequences_of = None;
+            self.forget_sequences();
             self.discarded = true;
             self.residue = Effects::default();
             self.pins = self.pins & Effects::LOAD;

@@ -61,7 +61,7 @@ impl Session {
         match self.tracking.audit {
             Audit::Suspects if matches!(ctx.catalog, Catalog::Known(_)) => effects,
             Audit::Suspects | Audit::Always => effects | Effects::SUSPECT,
-            Audit::Never => effects.without(Effects::OPAQUE | Effects::SUSPECT),
+            Audit::Never => effects.without(Effects::SUSPECT),
         }
     }
 

@@ -6,7 +6,7 @@
 //! discarded in front of a statement that may ask.
 
 use pgsluice_sql::Effects;
-use pgsluice_wire::FrontendWriter;
+use pgsluice_wire::{FrontendWriter, TxStatus};
 
 use crate::frontend::Session;
 use crate::ledger::Owed;
@@ -30,11 +30,30 @@ const CALLS: Effects = Effects::SEQUENCE;
 /// What a session's sequences may have been changed by.
 const CHANGES: [Effects; 4] = [CALLS, Effects::WRITE, Effects::OPAQUE, Effects::SUSPECT];
 
+/// Whose values of sequences a server may have.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sequences {
+    /// The session that used it last.
+    user: Option<u64>,
+    /// Others did before, and may have called `nextval`.
+    others: bool,
+    /// It may have done so since.
+    own: bool,
+}
+
 impl Server {
+    /// Nobody's values are left.
+    pub(crate) fn forget_sequences(&mut self) {
+        self.sequences = Sequences { others: false, own: false, ..self.sequences };
+    }
+
     /// A session sends what may do this: whose values are here?
     pub(crate) fn note_sequences(&mut self, effects: Effects, session: u64) {
+        if self.sequences.user != Some(session) {
+            self.sequences = Sequences { user: Some(session), others: self.sequences.user.is_some(), own: false };
+        }
         if CHANGES.into_iter().any(|change| effects.contains(change)) {
-            self.sequences_of = Some(session);
+            self.sequences.own = true;
             self.leasable |= effects.intersects(CALLS | Effects::WRITE);
         }
     }
@@ -46,26 +65,27 @@ impl Session {
         if !self.is_followed() || !effects.contains(Effects::SEQUENCE_READ) {
             return false;
         }
-        let mine = server.sequences_of == Some(self.id);
+        let Sequences { user, others, own } = server.sequences;
+        let mine = own && user == Some(self.id);
         if server.pins.contains(Effects::SEQUENCE) {
             counters.sequence_reads += 1;
             self.lease = self.lease.max(LONG_LEASE);
         } else if self.called_nextval && !mine {
             counters.sequence_losses += 1;
         }
-        !mine && server.sequences_of.is_some() && server.tx != pgsluice_wire::TxStatus::Failed
+        !mine && others && server.tx != TxStatus::Failed
     }
 
     /// Discards it, in front of a Query.
     pub(crate) fn discard_sequences(&self, server: &mut Server, ctx: &mut Ctx<'_>) {
-        server.sequences_of = Some(self.id);
+        server.forget_sequences();
         ctx.plan.insert(|out| FrontendWriter(out).query(b"DISCARD SEQUENCES"));
         server.owe_hidden_cycle(Owed::HiddenQuery);
     }
 
     /// The same within a batch, in front of a Bind.
     pub(crate) fn discard_sequences_in_batch(&self, server: &mut Server, ctx: &mut Ctx<'_>) {
-        server.sequences_of = Some(self.id);
+        server.forget_sequences();
         ctx.plan.insert(|out| {
             let mut writer = FrontendWriter(out);
             writer.close_statement(STATEMENT);
@@ -83,6 +103,10 @@ impl Session {
         let before = server.pins;
         if std::mem::take(&mut server.leasable) {
             self.called_nextval = true;
+            if ctx.counters.sequence_reads > 0 {
+                // Somebody asks here: what is left is removed before the server is lent again.
+                server.residue |= Effects::SEQUENCE;
+            }
             let wanted = self.tracking.policy(PinReason::Sequence) != PinPolicy::Ignore;
             let lease = lease(ctx.counters);
             if wanted && lease > 0 {

@@ -14,6 +14,7 @@ use crate::follow::{CatalogRows, LastText};
 use crate::ledger::{Ledger, Owed};
 use crate::params::Params;
 use crate::plan::Plan;
+use crate::sequence::Sequences;
 use crate::settings::Settings;
 use crate::statement::{Prepared, Registry, STAND_IN, Statement};
 use crate::tracking::PinReason;
@@ -100,8 +101,8 @@ pub struct Server {
     /// Whom it was logged in as, if it said so.
     pub(crate) login_user: Option<Box<str>>,
     pub(crate) guard: Guard,
-    /// The session whose `nextval` may have been here last.
-    pub(crate) sequences_of: Option<u64>,
+    /// Whose values of sequences it may have.
+    pub(crate) sequences: Sequences,
     /// It was in the transaction that has not ended yet.
     pub(crate) leasable: bool,
     /// The answer to [`Server::write_catalog_query`], while it is awaited.
@@ -175,7 +176,7 @@ impl Server {
             stain: None,
             login_user,
             guard: Guard::Shut,
-            sequences_of: None,
+            sequences: Sequences::default(),
             leasable: false,
             catalog_rows: None,
             catalog_changed: false,
@@ -420,6 +421,9 @@ impl Server {
             if std::mem::take(&mut self.residue).contains(Effects::SETTINGS) {
                 self.settings = Arc::default();
                 self.stain = None;
+            }
+            if remedy.contains("DISCARD SEQUENCES") {
+                self.forget_sequences();
             }
             self.hidden_query(&remedy, out);
         } else if std::mem::take(&mut self.cancel_shadow) {

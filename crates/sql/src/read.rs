@@ -31,8 +31,18 @@ pub fn read(text: &[u8], suspects: Option<&Suspects>) -> Reading {
     let Some(suspects) = suspects.filter(|suspects| !suspects.is_empty()) else {
         return read_as(Language::Sql, text, None);
     };
-    let mut mentioned = false;
-    let mut reading = read_as(Language::Sql, text, Some(&mut |name| mentioned |= suspects.has(name)));
+    let (mut mentioned, mut counts) = (false, false);
+    let mut reading = read_as(
+        Language::Sql,
+        text,
+        Some(&mut |name| {
+            mentioned |= suspects.has(name);
+            counts |= suspects.counts(name);
+        }),
+    );
+    if counts {
+        reading.effects |= Effects::SEQUENCE;
+    }
     if mentioned || suspects.concern(reading.effects) {
         reading.effects |= Effects::SUSPECT;
     }

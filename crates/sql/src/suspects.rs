@@ -36,6 +36,8 @@ pub struct Suspects {
     writes: bool,
     all: bool,
     custom: Vec<Box<str>>,
+    /// Functions that call `nextval` or `setval`: their names, in lower case.
+    counters: HashSet<Box<[u8]>>,
 }
 
 impl Suspects {
@@ -68,7 +70,7 @@ impl Suspects {
 
     /// Whether nothing in the database is suspect: then no statement is.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.other_names.is_empty() && !self.writes && !self.all
+        self.names.is_empty() && self.other_names.is_empty() && !self.writes && !self.all && self.counters.is_empty()
     }
 
     /// The names, in lower case and without schema, in no particular order.
@@ -102,6 +104,11 @@ impl Suspects {
             return false;
         }
         self.names.contains(name.fold(&mut name::buffer()))
+    }
+
+    /// Whether an identifier is the name of a function that calls `nextval` itself.
+    pub(crate) fn counts(&self, name: Name<'_>) -> bool {
+        !self.counters.is_empty() && name.raw.is_ascii() && self.counters.contains(name.fold(&mut name::buffer()))
     }
 
     /// Whether a statement with these effects is suspect, whatever it names.
@@ -154,6 +161,7 @@ struct Graph {
     mentioned_by: Vec<Vec<usize>>,
     suspect: Vec<bool>,
     custom: Vec<Box<str>>,
+    counters: HashSet<Box<[u8]>>,
 }
 
 impl Graph {
@@ -164,7 +172,13 @@ impl Graph {
             nodes.entry(name.to_ascii_lowercase().into_boxed_slice()).or_insert(next);
         }
         let count = nodes.len() + OTHER_NAMES + 1;
-        Graph { nodes, mentioned_by: vec![Vec::new(); count], suspect: vec![false; count], custom: Vec::new() }
+        Graph {
+            nodes,
+            mentioned_by: vec![Vec::new(); count],
+            suspect: vec![false; count],
+            custom: Vec::new(),
+            counters: HashSet::new(),
+        }
     }
 
     fn node(&self, folded: &[u8]) -> Option<usize> {
@@ -194,6 +208,9 @@ impl Graph {
         }
         if reading.effects.intersects(SUSPICIOUS) {
             concerned.iter().for_each(|node| self.suspect[*node] = true);
+        }
+        if reading.effects.contains(Effects::SEQUENCE) {
+            self.counters.insert(name.to_ascii_lowercase().into());
         }
         self.custom.extend(reading.custom);
     }
@@ -225,6 +242,7 @@ impl Graph {
         let names = names.collect::<HashSet<_>>();
         let mut hashes = Hashes::default();
         names.iter().for_each(|name| hashes.add(name));
-        Suspects { names, hashes, other_names, writes: suspect[WRITES], all: suspect[ALL], custom: self.custom }
+        let (writes, all) = (suspect[WRITES], suspect[ALL]);
+        Suspects { names, hashes, other_names, writes, all, custom: self.custom, counters: self.counters }
     }
 }

@@ -87,12 +87,9 @@ impl Worker {
             }
             Ok(None) | Err(_) => debug!(server = id, ?answer, "the catalog could not be read again"),
         }
-        match answer {
-            Ok(Some(suspects)) => {
-                entry.knowledge.suspects = Some(suspects);
-                entry.knowledge.outdated = entry.knowledge.changed;
-            }
-            Ok(None) | Err(_) => {}
+        if let Ok(Some(suspects)) = answer {
+            entry.knowledge.suspects = Some(suspects);
+            entry.knowledge.outdated = entry.knowledge.changed;
         }
         match (answer_is_lost(&linked), linked) {
             (false, Linked { conn, server }) => match server.release() {
