@@ -30,7 +30,7 @@ fn check(way: &Way, only: Option<&str>) -> Vec<Failure> {
     // Neighbours that get no other server than the one that is left over see little.
     let counts: Vec<usize> = lines("LOOKS ").iter().flat_map(|line| line.split(' ')).flat_map(str::parse).collect();
     eprintln!("{}: the neighbours looked {counts:?}", way.name);
-    if way.pooled && only.is_none() && !matches!(counts[..], [all, both] if both * 5 >= all) {
+    if way.pooled && only.is_none() && !matches!(counts[..], [all, both] if both * 10 >= all) {
         wrong.push(general(format!("the neighbours looked, and found both servers: {counts:?}")));
     }
     wrong

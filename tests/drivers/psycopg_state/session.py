@@ -27,8 +27,9 @@ class Neighbour:
         seen = set()
         for _ in range(self.tries):
             self.leave()
-            self.conn.execute("BEGIN")
-            pid, state = self.conn.execute(FINGERPRINT).fetchone()
+            cursor = self.conn.execute(f"BEGIN; {FINGERPRINT}")
+            cursor.nextset()
+            pid, state = cursor.fetchone()
             unlike = set(state.split("\n")) ^ set(self.before.split("\n"))
             assert not unlike, f"a neighbour sees {unlike}"
             seen.add(pid)

@@ -38,7 +38,7 @@ impl Place {
         let raw = Raw::connect(way.addr, login.user, login.password, &way.database).expect("a login");
         let tries = if way.pooled { TRIES } else { 1 };
         let mut neighbour = Neighbour { raw, tries, before: String::new(), holds: false };
-        neighbour.before = neighbour.see().1;
+        neighbour.before = neighbour.see("").1;
         Place { way: way.clone(), login, neighbour: Arc::new(Mutex::new(neighbour)) }
     }
 
@@ -85,9 +85,8 @@ impl Neighbour {
         let mut seen = BTreeSet::new();
         for _ in 0..self.tries {
             self.leave();
-            self.raw.run("BEGIN");
             self.holds = true;
-            let (pid, state) = self.see();
+            let (pid, state) = self.see("BEGIN; ");
             if state != self.before {
                 let [now, before] = [&state, &self.before].map(|text| text.lines().collect::<BTreeSet<_>>());
                 panic!("a neighbour sees {:?}", now.symmetric_difference(&before).collect::<Vec<_>>());
@@ -100,8 +99,10 @@ impl Neighbour {
         self.leave();
     }
 
-    fn see(&mut self) -> (String, String) {
-        let mut rows = self.raw.rows(FINGERPRINT).unwrap_or_else(|error| panic!("a neighbour is told {error:?}"));
+    /// The backend and what it shows, asked behind other statements.
+    fn see(&mut self, before: &str) -> (String, String) {
+        let sql = [before, FINGERPRINT].concat();
+        let mut rows = self.raw.rows(&sql).unwrap_or_else(|error| panic!("a neighbour is told {error:?}"));
         let mut row = rows.remove(0).into_iter().flatten();
         (row.next().expect("a pid"), row.next().expect("a state"))
     }
