@@ -151,8 +151,8 @@ settings! {
         pin_policy: PinPolicies as PinPolicies = "all=pin" => reload;
         /// In transaction mode, when a server is asked, before anybody else gets it, for the state that its client left:
         /// suspects (after what may have changed some, judged by statements, command tags and the catalog's functions,
-        /// triggers and views), always (after every transaction), never (nothing is asked beyond what command tags and the
-        /// text show to be certain; state changed inside functions is not noticed then).
+        /// triggers and views), always (after every transaction), never (as suspects, but without the catalog: state that
+        /// a statement changes by calling a function, trigger or view is not noticed then).
         audit: Audit as Audit = "suspects" => reload;
         /// Whether idle servers are used in turn instead of the last used first.
         server_round_robin: bool as Flag = "0" => reload;
