@@ -1,19 +1,21 @@
 //! Two clients share servers that send anything at any time. Nothing panics, and what a server sent while it was lent to
 //! one client, or to nobody, never reaches the other: each byte remembers for whom it was sent, and texts say so. What a
-//! client is shown stays a sequence of whole messages, whoever they are from.
+//! client is shown stays a sequence of whole messages, whoever they are from. What a server says of a client's settings is
+//! replayed for that client and for nobody else, and who is pinned keeps its server.
 #![no_main]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use pgsluice_session::{Catalog, 
-    AfterLoss, CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server,
-    Session, Settings, Want,
+use pgsluice_session::{
+    AfterLoss, CancelKey, Catalog, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry,
+    Server, Session, Settings, Tracking, Want,
 };
-use pgsluice_wire::Head;
+use pgsluice_wire::{BackendWriter, Head};
 
 /// What a client may well send.
-const FRONTEND: [&[u8]; 20] = [
+const FRONTEND: [&[u8]; 27] = [
     b"Q\0\0\0\x0dselect 1\0",
     b"Q\0\0\0\x10discard all\0",
     b"Q\0\0\0\x11deallocate a\0",
@@ -34,10 +36,18 @@ const FRONTEND: [&[u8]; 20] = [
     b"d\0\0\0\x05x",
     b"c\0\0\0\x04",
     b"f\0\0\0\x05\0",
+    b"Q\0\0\0\x10set app.x y\0",
+    b"Q\0\0\0\x0ereset all\0",
+    b"Q\0\0\0\x18create temp table t\0",
+    b"Q\0\0\0\x0dlisten x\0",
+    b"Q\0\0\0\x0bcommit\0",
+    b"P\0\0\0\x13\0set app.x y\0\0\0",
+    b"Q\0\0\0\x0bdo $$$$",
 ];
 
-/// What a server may well send: type and body, in which `@` stands for a text that says when it was sent.
-const BACKEND: [(u8, &str); 30] = [
+/// What a server may well send: type and body, in which `@` stands for a text that says when it was sent. A body that begins
+/// with `:` is three columns of a row, as an audit's, where `%` stands for that text in hexadecimal digits.
+const BACKEND: [(u8, &str); 46] = [
     (b'Z', "I"),
     (b'Z', "T"),
     (b'Z', "E"),
@@ -68,6 +78,22 @@ const BACKEND: [(u8, &str); 30] = [
     (b'N', "SNOTICE\0VNOTICE\0C00000\0M@\0\0"),
     (b'S', "TimeZone\0@\0"),
     (b'A', "\0\0\0\0ch\0@\0"),
+    (b'S', "session_authorization\0@\0"),
+    (b'C', "RESET\0"),
+    (b'C', "LOAD\0"),
+    (b'C', "CREATE TABLE\0"),
+    (b'D', ":s,app.x,%"),
+    (b'D', ":s,timezone,%"),
+    (b'D', ":s,role,6e6f6e65"),
+    (b'D', ":s,role,%"),
+    (b'D', ":s,session_authorization,%"),
+    (b'D', ":p,,"),
+    (b'D', ":c,,"),
+    (b'D', ":l,,"),
+    (b'D', ":t,,"),
+    (b'D', ":a,,"),
+    (b'D', ":q,pgsluice_1,"),
+    (b'E', "SERROR\0VERROR\0C57014\0M@\0\0"),
 ];
 
 /// Steps of cleaning after which a server that does not get clean is closed.
@@ -114,11 +140,13 @@ struct Client {
     link: Option<Link>,
     /// The message it has been shown a part of.
     shown: Vec<u8>,
+    /// When it had servers.
+    eras: BTreeSet<Era>,
 }
 
 impl Client {
     fn new(session: Session) -> Self {
-        Self { session, sent: Vec::new(), link: None, shown: Vec::new() }
+        Self { session, sent: Vec::new(), link: None, shown: Vec::new(), eras: BTreeSet::new() }
     }
 
     /// Messages of ours come between a server's.
@@ -198,10 +226,18 @@ impl World {
     fn pump(&mut self, i: usize) {
         loop {
             let mut plan = Plan::default();
-            let Client { session, sent, link, .. } = &mut self.clients[i];
-            let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan: &mut plan };
+            let Client { session, sent, link, eras, .. } = &mut self.clients[i];
+            let ctx = &mut Ctx {
+                registry: &mut self.registry,
+                counters: &mut self.counters,
+                catalog: Catalog::Unknown,
+                plan: &mut plan,
+            };
             let progress = session.handle_client(link.as_mut().map(|l| &mut *l.server), sent, ctx);
             assert!(link.is_some() || plan.is_empty(), "bytes for a server, and no server");
+            for slice in plan.slices(sent).filter(|s| !s.is_empty() && !sent.as_ptr_range().contains(&s.as_ptr())) {
+                assert!(eras_in(slice).all(|era| eras.contains(&era)), "another's: {}", slice.escape_ascii());
+            }
             check_own(&plan.reply, link.as_ref().map(|l| l.era));
             let Ok(progress) = progress else { return self.vanish(i) };
             sent.drain(..progress.consumed);
@@ -225,6 +261,7 @@ impl World {
             }
         }
         self.era += 1;
+        self.clients[i].eras.insert(self.era);
         let (coming, received) = Default::default();
         self.clients[i].link = Some(Link { server: server.link(), coming, received, era: self.era });
     }
@@ -249,7 +286,12 @@ impl World {
         let Client { session, link: Some(link), .. } = &mut self.clients[i] else { return };
         let part = link.coming.take(n);
         link.received.append(part);
-        let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan: &mut plan };
+        let ctx = &mut Ctx {
+            registry: &mut self.registry,
+            counters: &mut self.counters,
+            catalog: Catalog::Unknown,
+            plan: &mut plan,
+        };
         let taken = session.handle_server(&mut link.server, &link.received.bytes, ctx);
         check_shown(&plan, &link.received, link.era);
         let shown = plan.concat(&link.received.bytes);
@@ -258,7 +300,16 @@ impl World {
             return self.lose(i);
         };
         link.received.take(taken);
-        let own_error = if link.server.is_replaying() { None } else { link.server.take_own_error() };
+        if link.server.is_replay_lost() {
+            self.clients[i].show(&shown);
+            return self.lose_replay(i);
+        }
+        let replaying = link.server.is_replaying();
+        let own_error = if replaying { None } else { link.server.take_own_error() };
+        let reset_failed = !replaying && link.server.take_reset_failed();
+        if session.wants_audit(&link.server) && link.received.bytes.is_empty() {
+            session.write_audit(&mut link.server, &mut self.registry, &mut Vec::new());
+        }
         let done = session.can_release(&link.server) && link.received.bytes.is_empty();
         let era = link.era;
         self.clients[i].show(&shown);
@@ -268,11 +319,31 @@ impl World {
             let mut reply = Vec::new();
             self.clients[i].session.handle_refusal(&Refusal::ServerLost, &mut reply);
             self.clients[i].tell(&reply);
+        } else if reset_failed {
+            self.clean(i, &[]);
         } else if done {
+            let link = self.clients[i].link.as_ref().expect("looked at");
+            assert!(!link.server.is_pinned(), "its state is there");
             assert!(self.clients[i].shown.is_empty(), "given back in the middle of a message");
             self.release(i);
         }
         self.pump(i);
+    }
+
+    /// What was sent behind a replay failed with it.
+    fn lose_replay(&mut self, i: usize) {
+        let Client { session, link, .. } = &mut self.clients[i];
+        let Some(Link { mut server, era, .. }) = link.take() else { return };
+        let body = server.take_own_error().expect("what it failed of");
+        check_own(&body, Some(era));
+        session.be_careful();
+        let mut reply = Vec::new();
+        let after = session.handle_server_lost(&mut server, &Refusal::ServerLost, &mut reply);
+        self.clients[i].tell(&reply);
+        match after {
+            AfterLoss::GoOn => self.pump(i),
+            AfterLoss::Close => self.replace(i),
+        }
     }
 
     fn release(&mut self, i: usize) {
@@ -343,11 +414,20 @@ fn new_session(id: u64, max_prepared: usize) -> Session {
         1 => Settings::default().with("TimeZone", "Mars"),
         _ => Settings::default().with("application_name", "app"),
     };
-    Session::new(id, Pooling::Transaction, max_prepared, Arc::new(base))
+    let session = Session::new(id, Pooling::Transaction, max_prepared, Arc::new(base));
+    session.with_tracking(if id % 4 == 0 { Tracking::OFF } else { Tracking::default() })
 }
 
 fn message(tag: u8, body: &str, era: Era) -> Vec<u8> {
-    let body = body.replace('@', &text_of(era));
+    let text = text_of(era);
+    if let Some(columns) = body.strip_prefix(':') {
+        let hex: String = text.bytes().map(|b| format!("{b:02x}")).collect();
+        let columns: Vec<_> = columns.split(',').map(|c| c.replace('%', &hex)).collect();
+        let mut row = Vec::new();
+        BackendWriter(&mut row).data_row(columns.iter().map(|c| (!c.is_empty()).then_some(c.as_bytes())));
+        return row;
+    }
+    let body = body.replace('@', &text);
     let len = u32::try_from(4 + body.len()).expect("short");
     [&[tag], &len.to_be_bytes()[..], body.as_bytes()].concat()
 }

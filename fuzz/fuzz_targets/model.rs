@@ -1,16 +1,19 @@
 //! Several clients share a few model PostgreSQLs through the session's machines, while bytes come in any pieces, servers
 //! are lost, refused and left behind: who is not concerned sees byte for byte what a server of its own would have said.
-//! The input is the clients' programs and then what happens, event by event.
+//! The input is the clients' programs and then what happens, event by event. In half of the worlds state is followed, and in
+//! half of those servers fail at what only we ask of them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgsluice_session::Settings;
+use pgsluice_session::{Settings, Suspects, Tracking};
 
-use program::{LISTS, Op, TEXTS, check_hurt, direct, shown};
+use program::{LISTS, Op, STATE, STATE_LISTS, TEXTS, check_hurt, direct, shown};
 use world::{Dice, World};
 
+#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
 #[path = "../../crates/session/tests/model/mod.rs"]
 mod model;
+#[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../../crates/session/tests/program.rs"]
 mod program;
 #[allow(dead_code, reason = "the tests use more of it")]
@@ -38,9 +41,12 @@ fn pick<T: Copy>(from: &[T], n: usize) -> T {
     from[n % from.len()]
 }
 
-/// One operation, or a few that belong together, from two bytes.
-fn ops(a: usize, b: usize) -> Vec<Op> {
-    let (name, portal, kind, text) = (pick(&NAMES, a >> 4), pick(&PORTALS, b), pick(&KINDS, b), pick(&TEXTS, b));
+/// One operation, or a few that belong together, from two bytes; of those that leave state behind, if `state`.
+fn ops(a: usize, b: usize, state: bool) -> Vec<Op> {
+    let is_about_state = state && b >= 128;
+    let text = if is_about_state { pick(&STATE, b) } else { pick(&TEXTS, b) };
+    let list = if is_about_state { pick(&STATE_LISTS, b) } else { pick(&LISTS, b) };
+    let (name, portal, kind) = (pick(&NAMES, a >> 4), pick(&PORTALS, b), pick(&KINDS, b));
     match a & 15 {
         0 | 1 => vec![Op::Parse(name, text)],
         2 | 3 => vec![Op::Bind(portal, name, (b >> 1) & 1)],
@@ -49,7 +55,7 @@ fn ops(a: usize, b: usize) -> Vec<Op> {
         6 => vec![Op::Close(kind, name)],
         7 => vec![Op::Sync],
         8 => vec![Op::Query(text)],
-        9 => vec![Op::Query(pick(&LISTS, b))],
+        9 => vec![Op::Query(list)],
         10 => vec![Op::FunctionCall(b as u32 & 1)],
         11 => vec![[Op::CopyData, Op::CopyDone, Op::CopyFail, Op::Flush][b & 3].clone()],
         12 | 13 => {
@@ -103,14 +109,20 @@ fuzz_target!(|input: &[u8]| {
     let mut bytes = Bytes(input);
     let Some(first) = bytes.next() else { return };
     let (servers, max, clients) = (1 + (first & 1), 1 + ((first >> 1) & 3), 1 + ((first >> 3) & 3));
-    let mut world = World::new(servers, max);
+    let (followed, known, faulty) = (first & 32 != 0, first & 64 != 0, first & 128 != 0);
+    let mut world = if followed {
+        World::followed(servers, max, Tracking::default(), known.then(Suspects::default))
+    } else {
+        World::new(servers, max)
+    };
+    world.faults = (followed && faulty).then(|| Dice::new(input.len() as u64));
     let mut expected = Vec::new();
     for _ in 0..clients {
         let Some(head) = bytes.next() else { return };
         let mut program = Vec::new();
         for _ in 0..head & OPS_MAX {
             let (Some(a), Some(b)) = (bytes.next(), bytes.next()) else { break };
-            program.extend(ops(a, b));
+            program.extend(ops(a, b, followed));
         }
         let base = base(head >> 5);
         let (script, answers) = direct(&program, &base);
@@ -123,15 +135,17 @@ fuzz_target!(|input: &[u8]| {
     }
     world.run(&mut Dice::new(7));
     for (i, (client, expected)) in world.clients.iter().zip(&expected).enumerate() {
-        assert!(client.link.is_none(), "client {i} has a server and nothing to do with it");
+        let pinned = client.link.as_ref().is_none_or(|l| l.server.is_pinned());
+        assert!(pinned, "client {i} has a server and nothing to do with it");
         match fortunes[i] {
-            Fortune::Untouched => {
+            Fortune::Untouched if world.faults.is_none() => {
                 assert_eq!(shown(&client.seen), shown(expected), "client {i}: left pooled, right direct");
                 assert!(client.sent.is_empty() && client.script.is_empty());
             }
-            Fortune::Hurt => check_hurt(&client.seen, client.closed),
+            Fortune::Untouched | Fortune::Hurt => check_hurt(&client.seen, client.closed),
             Fortune::CutOff | Fortune::Gone => {}
         }
     }
+    (0..clients).for_each(|i| world.vanish(i));
     assert_eq!(world.idle.len(), servers, "no server is lost, and none is there twice");
 });

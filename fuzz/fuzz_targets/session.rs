@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use pgsluice_session::{Catalog, 
-    AfterLoss, CancelKey, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry, Server,
-    Session, Settings, Want,
+use pgsluice_session::{
+    AfterLoss, CancelKey, Catalog, Cleanup, Counters, Ctx, IdleServer, Params, Plan, Pooling, Refusal, Registry,
+    Server, Session, Settings, Tracking, Want,
 };
 
 /// What a client may well send.
-const FRONTEND: [&[u8]; 22] = [
+const FRONTEND: [&[u8]; 26] = [
     b"Q\0\0\0\x0dselect 1\0",
     b"Q\0\0\0\x10discard all\0",
     b"Q\0\0\0\x11deallocate a\0",
@@ -34,10 +34,14 @@ const FRONTEND: [&[u8]; 22] = [
     b"c\0\0\0\x04",
     b"f\0\0\0\x05\0",
     b"X\0\0\0\x04",
+    b"Q\0\0\0\x10set app.x y\0",
+    b"Q\0\0\0\x18create temp table t\0",
+    b"Q\0\0\0\x0bcommit\0",
+    b"P\0\0\0\x13\0set app.x y\0\0\0",
 ];
 
 /// What a server may well send.
-const BACKEND: [&[u8]; 24] = [
+const BACKEND: [&[u8]; 28] = [
     b"Z\0\0\0\x05I",
     b"Z\0\0\0\x05T",
     b"Z\0\0\0\x05E",
@@ -62,6 +66,10 @@ const BACKEND: [&[u8]; 24] = [
     b"E\0\0\0\x17SERROR\0C26000\0Mx\0\0\0",
     b"E\0\0\0\x17SFATAL\0C57P01\0Mx\0\0\0",
     b"S\0\0\0\x11TimeZone\0UTC\0",
+    b"D\0\0\0\x1a\0\x03\0\0\0\x01s\0\0\0\x05app.x\0\0\0\x0279",
+    b"D\0\0\0\x13\0\x03\0\0\0\x01t\xff\xff\xff\xff\xff\xff\xff\xff",
+    b"C\0\0\0\x0aRESET\0",
+    b"C\0\0\0\x09LOAD\0",
 ];
 
 /// Steps of cleaning after which a server that answers nothing is closed.
@@ -78,13 +86,13 @@ struct World {
 }
 
 impl World {
-    fn new(max_prepared: usize) -> Self {
+    fn new(max_prepared: usize, tracking: Tracking) -> Self {
         let base = Arc::new(Settings::default().with("TimeZone", "Mars"));
         Self {
             registry: Registry::new(0, 1),
             counters: Counters::default(),
             plan: Plan::default(),
-            session: Session::new(1, Pooling::Transaction, max_prepared, base),
+            session: Session::new(1, Pooling::Transaction, max_prepared, base).with_tracking(tracking),
             server: None,
             sent: Vec::new(),
             received: Vec::new(),
@@ -95,7 +103,12 @@ impl World {
     fn client(&mut self, bytes: &[u8]) -> bool {
         self.sent.extend(bytes);
         self.plan.clear();
-        let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan: &mut self.plan };
+        let ctx = &mut Ctx {
+            registry: &mut self.registry,
+            counters: &mut self.counters,
+            catalog: Catalog::Unknown,
+            plan: &mut self.plan,
+        };
         let progress = self.session.handle_client(self.server.as_deref_mut(), &self.sent, ctx);
         let _ = self.plan.concat(&self.sent);
         assert!(self.server.is_some() || self.plan.is_empty());
@@ -109,11 +122,19 @@ impl World {
         let Some(server) = self.server.as_deref_mut() else { return true };
         self.received.extend(bytes);
         self.plan.clear();
-        let ctx = &mut Ctx { registry: &mut self.registry, counters: &mut self.counters, catalog: Catalog::Unknown, plan: &mut self.plan };
+        let ctx = &mut Ctx {
+            registry: &mut self.registry,
+            counters: &mut self.counters,
+            catalog: Catalog::Unknown,
+            plan: &mut self.plan,
+        };
         let taken = self.session.handle_server(server, &self.received, ctx);
         let _ = self.plan.concat(&self.received);
         let Ok(taken) = taken else { return false };
         self.received.drain(..taken);
+        if self.session.wants_audit(server) && self.received.is_empty() {
+            self.session.write_audit(server, &mut self.registry, &mut Vec::new());
+        }
         if self.session.can_release(server) {
             let server = self.server.take().expect("looked at");
             assert!(server.is_quiet());
@@ -154,7 +175,8 @@ impl World {
 
 fuzz_target!(|input: &[u8]| {
     let Some((&first, mut input)) = input.split_first() else { return };
-    let mut world = World::new(usize::from(first % 3));
+    let mut world =
+        World::new(usize::from(first % 3), if first & 4 == 0 { Tracking::default() } else { Tracking::OFF });
     while let Some((&op, rest)) = input.split_first() {
         let n = usize::from(op >> 3);
         let raw = &rest[..n.min(rest.len())];
