@@ -140,6 +140,19 @@ impl Session {
         server.audit = Some(Box::new(Pending { scope, opaque, ..Pending::default() }));
     }
 
+    /// Would this text show the audit's statement to its client?
+    pub(crate) fn shows_audit(&self, text: &[u8], server: &Server) -> bool {
+        let lists = b"pg_prepared_statement";
+        server.has_audit && self.is_followed() && text.windows(lists.len()).any(|part| part.eq_ignore_ascii_case(lists))
+    }
+
+    /// Nor is it there while the client looks.
+    pub(crate) fn hide_audit(&self, server: &mut Server, ctx: &mut Ctx<'_>) {
+        ctx.plan.insert(|out| FrontendWriter(out).close_statement(STATEMENT.as_bytes()));
+        server.owe(Owed::HiddenClose(None));
+        server.has_audit = false;
+    }
+
     /// The audit is in.
     pub(crate) fn take_audit(&mut self, server: &mut Server, ctx: &mut Ctx<'_>) {
         let Some(pending) = server.audit.take() else { return };

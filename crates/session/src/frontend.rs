@@ -499,6 +499,12 @@ impl Session {
                     self.discard_sequences(server, ctx);
                     return Ok(Step::Blocked(Want::Server));
                 }
+                if self.shows_audit(message.body(), server) && server.ledger.is_empty() {
+                    self.hide_audit(server, ctx);
+                    ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::SYNC));
+                    server.owe_hidden_cycle(Owed::HiddenSync);
+                    return Ok(Step::Blocked(Want::Server));
+                }
                 if let Some(reason) = self.tracking.refuses(effects).filter(|_| self.is_followed()) {
                     return Ok(self.refuse_query(reason, message, server, ctx));
                 }
@@ -567,6 +573,9 @@ impl Session {
                         return Ok(self.refuse_state(reason, message, server, ctx));
                     }
                     self.unnamed.reading = reading;
+                    if self.shows_audit(text, server) {
+                        self.hide_audit(server, ctx);
+                    }
                 }
                 Ok(self.parse_unnamed(message, server, ctx))
             }
