@@ -16,7 +16,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("pgsluice-auth", &[]),
     ("pgsluice-pool", &[]),
     ("pgsluice-config", &[]),
-    ("pgsluice-session", &["pgsluice-wire", "pgsluice-auth"]),
+    ("pgsluice-session", &["pgsluice-wire", "pgsluice-auth", "pgsluice-sql"]),
     ("pgsluice-console", &["pgsluice-wire"]),
     (
         "pgsluice-proxy",
