@@ -177,6 +177,16 @@ impl Session {
         self.note_pins(before, server.pins, ctx);
     }
 
+    /// A library was loaded: that is for good.
+    pub(crate) fn note_loaded(&mut self, server: &mut Server, ctx: &mut Ctx<'_>) {
+        if std::mem::take(&mut server.loaded) {
+            let before = server.pins;
+            let kept = self.kept(Effects::LOAD, server);
+            server.pins |= kept;
+            self.note_pins(before, server.pins, ctx);
+        }
+    }
+
     /// Of what was found, what keeps the session where it is. The rest is to be removed.
     fn kept(&mut self, found: Effects, server: &mut Server) -> Effects {
         let mut kept = Effects::default();

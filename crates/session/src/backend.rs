@@ -260,14 +260,22 @@ impl Server {
             }
             self.quiet_params = self.params.clone();
         }
+        if !hidden && status == TxStatus::Idle && self.touched.contains(Effects::LOAD) {
+            // No query shows it, and no command removes it.
+            self.touched = self.touched.without(Effects::LOAD);
+            self.loaded |= followed;
+        }
         if !hidden
             && status == TxStatus::Idle
             && let Some(session) = session.filter(|session| session.is_followed())
         {
+            session.note_loaded(self, ctx);
             session.note_sequence_use(self, ctx);
         }
         if !hidden {
-            self.unheard |= followed && status == TxStatus::Idle && !scope(self.touched).is_empty();
+            // What is only suspected is no reason to end a session that lost its server.
+            let certain = scope(self.touched.without(Effects::SUSPECT));
+            self.unheard |= followed && status == TxStatus::Idle && !certain.is_empty();
             ctx.counters.queries += 1;
             ctx.counters.xacts += u64::from(status == TxStatus::Idle);
         }
@@ -366,7 +374,7 @@ impl Server {
             b"DECLARE CURSOR" if !ours && !followed => self.leave(Effects::CURSOR, followed),
             b"LISTEN" => self.leave(Effects::LISTEN, followed),
             b"PREPARE" => self.leave(Effects::PREPARE, followed),
-            b"LOAD" if followed => self.pins |= Effects::LOAD,
+            b"LOAD" if followed => self.loaded = true,
             b"LOAD" => self.set_close_needed(),
             b"DEALLOCATE" => self.forget_deallocated(session),
             b"DEALLOCATE ALL" | b"DISCARD ALL" => self.forget_all(session, tag == b"DISCARD ALL", ours),

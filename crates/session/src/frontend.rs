@@ -580,6 +580,7 @@ impl Session {
                 Ok(self.parse_unnamed(message, server, ctx))
             }
             _ if self.max_prepared == 0 => {
+                // What it may do is not read: see where it is bound.
                 server.owe(Owed::ParsePassed);
                 Ok(self.pass(message, ctx))
             }

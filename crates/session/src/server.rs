@@ -84,6 +84,8 @@ pub struct Server {
     pub(crate) touched: Effects,
     /// Some of that was in a transaction whose end its client has been told.
     pub(crate) unheard: bool,
+    /// A library was loaded, or something like it, in the transaction that ended.
+    pub(crate) loaded: bool,
     /// Custom settings that it may have made.
     pub(crate) custom: Vec<Box<str>>,
     /// What keeps its client here.
@@ -169,6 +171,7 @@ impl Server {
             params,
             touched: Effects::default(),
             unheard: false,
+            loaded: false,
             custom: Vec::new(),
             pins: Effects::default(),
             audit: None,
@@ -368,7 +371,11 @@ impl Server {
 
     /// The next step towards [`Server::release`] for a server whose client has gone: appends what to send.
     pub fn clean(&mut self, out: &mut Vec<u8>) -> Cleanup {
-        if self.is_close_needed() || self.own_error.is_some() || self.pins.contains(Effects::LOAD) {
+        if self.is_close_needed()
+            || self.own_error.is_some()
+            || self.loaded
+            || (self.pins | self.residue).contains(Effects::LOAD)
+        {
             return Cleanup::Hopeless;
         }
         self.guard = Guard::Shut;

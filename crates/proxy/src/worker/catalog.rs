@@ -45,6 +45,10 @@ impl Knowledge {
         (self.outdated, self.changed) = (true, true);
     }
 
+    pub(super) fn is_asking(&self) -> bool {
+        self.asking
+    }
+
     fn is_due(&self, now: Instant) -> bool {
         let limit = if self.suspects.is_none() || self.outdated { AGE_MIN } else { AGE_MAX };
         !self.asking && self.asked.is_none_or(|at| now.saturating_duration_since(at) >= limit)

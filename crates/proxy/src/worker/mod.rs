@@ -273,6 +273,10 @@ impl Worker {
 
     /// Tells the front of demand that it does not know of and could do something about.
     fn report_demand(&self, entry: &mut PoolState, now: bool) {
+        if now && entry.knowledge.is_asking() && entry.pool.linked() == 1 {
+            // The pool's only server is asked for the catalog, and will be back in a moment. If not, the next tick tells.
+            return;
+        }
         let waiting = if entry.pool.is_paused() { 0 } else { u32::try_from(entry.pool.waiting()).unwrap_or(u32::MAX) };
         let limits = &entry.spec.limits;
         let room =
