@@ -72,7 +72,7 @@ impl Session {
             return;
         }
         match ctx.catalog {
-            Catalog::Known(suspects) if suspects.is_empty() && self.tracking.audit == Audit::Suspects => {
+            Catalog::Known(suspects) if suspects.is_silent() && self.tracking.audit == Audit::Suspects => {
                 server.touch(statement.reading(), self.id);
             }
             _ => server.touch(&self.read(statement.text(), true, ctx), self.id),

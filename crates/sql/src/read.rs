@@ -28,7 +28,7 @@ pub struct Reading {
 /// `suspects` are those of the client's database. After [`Effects::DDL`] they may be out of date, and a function may have
 /// executed DDL where no text shows it.
 pub fn read(text: &[u8], suspects: Option<&Suspects>) -> Reading {
-    let Some(suspects) = suspects.filter(|suspects| !suspects.is_empty()) else {
+    let Some(suspects) = suspects.filter(|suspects| !suspects.is_silent()) else {
         return read_as(Language::Sql, text, None);
     };
     let (mut mentioned, mut counts) = (false, false);

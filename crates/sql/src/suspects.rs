@@ -70,7 +70,12 @@ impl Suspects {
 
     /// Whether nothing in the database is suspect: then no statement is.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.other_names.is_empty() && !self.writes && !self.all && self.counters.is_empty()
+        self.names.is_empty() && self.other_names.is_empty() && !self.writes && !self.all
+    }
+
+    /// Whether no name says anything that the text itself does not.
+    pub fn is_silent(&self) -> bool {
+        self.is_empty() && self.counters.is_empty()
     }
 
     /// The names, in lower case and without schema, in no particular order.
