@@ -26,13 +26,13 @@ pub struct Credentials {
     pub password: String,
 }
 
-/// Logs in on a blocking stream, up to the first ReadyForQuery.
+/// Logs in on a blocking stream, up to the first ReadyForQuery. `settings` are names and values in turn.
 ///
 /// # Errors
 /// The socket's; `PermissionDenied` with the server's text if it refuses; `InvalidData` for an exchange that makes
 /// no sense; `Unsupported` for a method this client does not know.
-pub fn log_in(stream: &Stream, who: &Credentials) -> io::Result<()> {
-    (&*stream).write_all(&proto::startup(&who.user, &who.database))?;
+pub fn log_in(stream: &Stream, who: &Credentials, settings: &[&str]) -> io::Result<()> {
+    (&*stream).write_all(&proto::startup(&who.user, &who.database, settings))?;
     let mut reader = BufReader::with_capacity(4096, stream);
     let mut scram = None;
     loop {

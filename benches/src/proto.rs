@@ -11,6 +11,8 @@ const GSSENC_REQUEST: u32 = 80_877_104;
 const STARTUP_MAX: usize = 10_000;
 /// PostgreSQL's own limit of a message (PQ_LARGE_MESSAGE_LIMIT, libpq.h).
 const MESSAGE_MAX: u32 = 0x3fff_ffff;
+/// The time zone of a session that asks for no other.
+pub const TIME_ZONE: &str = "Etc/UTC";
 /// Type oid of text, pg_type.dat.
 const TEXT_OID: u32 = 25;
 
@@ -32,10 +34,11 @@ fn strings(parts: &[&str]) -> Vec<u8> {
     parts.iter().flat_map(|s| s.bytes().chain([0])).collect()
 }
 
-/// StartupMessage (F).
-pub fn startup(user: &str, database: &str) -> Vec<u8> {
+/// StartupMessage (F) with further settings: names and values in turn.
+pub fn startup(user: &str, database: &str, settings: &[&str]) -> Vec<u8> {
     let mut body = PROTOCOL_3_0.to_be_bytes().to_vec();
     body.extend(strings(&["user", user, "database", database, "application_name", "loadgen"]));
+    body.extend(strings(settings));
     body.push(0);
     let mut out = (body.len() as u32 + 4).to_be_bytes().to_vec();
     out.extend(body);
@@ -47,7 +50,7 @@ pub fn startup_reply(pid: u32, secret: u32, application_name: &str) -> Vec<u8> {
     const REPORTED: [(&str, &str); 13] = [
         ("in_hot_standby", "off"),
         ("integer_datetimes", "on"),
-        ("TimeZone", "Etc/UTC"),
+        ("TimeZone", TIME_ZONE),
         ("IntervalStyle", "postgres"),
         ("is_superuser", "on"),
         ("default_transaction_read_only", "off"),
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn startup_packets() {
-        let packet = startup("me", "db");
+        let packet = startup("me", "db", &["TimeZone", "UTC"]);
         assert_eq!(startup_step(&packet), Startup::Start(packet.len()));
         assert_eq!(startup_step(&packet[..packet.len() - 1]), Startup::More);
         assert_eq!(startup_step(b"\0\0\0\x08\x04\xd2\x16\x2f"), Startup::Encryption(8));

@@ -55,7 +55,7 @@ impl FakePg {
     /// Everything that answers a query, up to ReadyForQuery.
     fn answer(&self, sql: &str) -> Vec<u8> {
         let stream = Stream::connect(&self.addr).unwrap();
-        log_in(&stream, &self.target().credentials).unwrap();
+        log_in(&stream, &self.target().credentials, &[]).unwrap();
         (&stream).write_all(&proto::query(sql)).unwrap();
         let (mut all, mut chunk) = (Vec::new(), [0; 65_536]);
         while !all.ends_with(b"Z\0\0\0\x05I") {
@@ -123,4 +123,13 @@ fn results_have_the_size_that_was_asked_for() {
     let copied = fake.answer("COPY (SELECT 1000) TO STDOUT");
     assert_eq!(copied.iter().filter(|b| **b == b'\n').count(), 10);
     assert!(copied.windows(7).any(|w| w == b"COPY 10"));
+}
+
+#[test]
+fn several_statements_in_one_query_are_answered_one_by_one_and_a_new_time_zone_is_reported() {
+    let fake = FakePg::start();
+    let sql = "RESET ALL;SELECT pg_catalog.set_config('timezone','Asia/Tokyo',false);COMMIT";
+    let answer = String::from_utf8_lossy(&fake.answer(sql)).into_owned();
+    let places = ["SET\0", "SELECT 1\0", "COMMIT\0", "TimeZone\0Asia/Tokyo\0"].map(|part| answer.find(part).unwrap());
+    assert!(places.is_sorted(), "{answer:?}");
 }

@@ -18,8 +18,9 @@ use pgsluice_benches::usage;
 ///
 /// Accepts any user and database without a password. Every SELECT returns one row of one column, whose size is
 /// 40 bytes, or N in "SELECT repeat('x', N)". "COPY (SELECT N) TO STDOUT" sends N bytes in lines of 100. BEGIN and
-/// COMMIT or ROLLBACK move the transaction status. A new application_name is reported, other settings are not. Named statements are taken to be the default SELECT. There are no
-/// errors, no cancellation and no TLS.
+/// COMMIT or ROLLBACK move the transaction status. A new application_name is reported, and a new TimeZone that is set with
+/// set_config; other settings are not. Named statements are taken to be the default SELECT, but for pgsluice_audit, which
+/// finds nothing, as does a query of pg_proc that begins with a comment. There are no errors, no cancellation and no TLS.
 #[derive(Parser)]
 struct Options {
     /// ADDRESS:PORT or unix:PATH.
@@ -31,6 +32,9 @@ struct Options {
     /// Wait this many microseconds before answering, to stand for the time of a query.
     #[arg(long, default_value_t = 0)]
     delay_us: u64,
+    /// Wait this many microseconds more before answering what executes the statement pgsluice_audit.
+    #[arg(long, default_value_t = 0)]
+    audit_delay_us: u64,
 }
 
 /// Bytes of a row's only column where the query asks for no other size.
@@ -39,6 +43,8 @@ const ROW_DEFAULT: usize = 40;
 const RESULT_MAX: usize = 64 << 20;
 /// Bytes of a line of COPY data, its newline included.
 const COPY_LINE: usize = 100;
+/// The name of pgsluice's audit among the prepared statements (`crates/session/src/audit.rs`).
+const AUDIT: &[u8] = b"pgsluice_audit";
 /// Epoll's key of the listener; connections count from 0.
 const LISTENER: u64 = u64::MAX;
 
@@ -46,12 +52,15 @@ fn main() -> io::Result<()> {
     let options = Options::parse();
     usage::raise_open_files(65_536);
     let listener = Arc::new(Listener::bind(&options.listen)?);
-    let delay = Duration::from_micros(options.delay_us);
+    let delays = Delays {
+        answer: Duration::from_micros(options.delay_us),
+        audit: Duration::from_micros(options.audit_delay_us),
+    };
     eprintln!("fakepg: listening on {}", options.listen);
     let threads: Vec<_> = (0..options.threads.max(1))
         .map(|_| {
             let listener = Arc::clone(&listener);
-            std::thread::spawn(move || Server::new(&listener, delay)?.run())
+            std::thread::spawn(move || Server::new(&listener, delays)?.run())
         })
         .collect();
     for thread in threads {
@@ -60,10 +69,17 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
+/// How long answers wait.
+#[derive(Clone, Copy)]
+struct Delays {
+    answer: Duration,
+    audit: Duration,
+}
+
 /// One serving thread: it polls the shared listener and keeps what it accepts.
 struct Server<'a> {
     listener: &'a Listener,
-    delay: Duration,
+    delays: Delays,
     epoll: Epoll,
     connections: Vec<Option<Box<Connection>>>,
     free: Vec<usize>,
@@ -73,12 +89,12 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    fn new(listener: &'a Listener, delay: Duration) -> io::Result<Self> {
+    fn new(listener: &'a Listener, delays: Delays) -> io::Result<Self> {
         let epoll = Epoll::new(256)?;
         epoll.add_listener(listener, LISTENER)?;
         Ok(Self {
             listener,
-            delay,
+            delays,
             epoll,
             connections: Vec::new(),
             free: Vec::new(),
@@ -124,10 +140,12 @@ impl<'a> Server<'a> {
         }
         if readable && alive {
             alive = connection.read(&mut self.buffer, &self.answers);
-            if self.delay.is_zero() {
+            let audit = if std::mem::take(&mut connection.audited) { self.delays.audit } else { Duration::ZERO };
+            let delay = self.delays.answer + audit;
+            if delay.is_zero() {
                 alive &= connection.flush();
             } else if alive && !connection.out.is_empty() {
-                self.delayed.push(Reverse((Instant::now() + self.delay, key)));
+                self.delayed.push(Reverse((Instant::now() + delay, key)));
             }
         }
         if !alive {
@@ -179,6 +197,10 @@ enum Kind {
     Row(usize),
     /// COPY TO STDOUT of about this many bytes.
     Copy(usize),
+    /// No rows.
+    Nothing,
+    /// A row changed.
+    Write,
     Begin,
     /// The end of a transaction block, with its command tag.
     End(&'static [u8]),
@@ -193,6 +215,8 @@ impl Kind {
         let end = sql.iter().position(|c| !c.is_ascii_alphabetic()).unwrap_or(sql.len());
         let (word, rest) = sql.split_at(end);
         match word.to_ascii_uppercase().as_slice() {
+            b"" if sql.starts_with(b"--") && sql.windows(7).any(|part| part == b"pg_proc") => Kind::Nothing,
+            b"UPDATE" | b"INSERT" | b"DELETE" => Kind::Write,
             b"BEGIN" | b"START" => Kind::Begin,
             b"COMMIT" | b"END" => Kind::End(b"COMMIT\0"),
             b"ROLLBACK" | b"ABORT" => Kind::End(b"ROLLBACK\0"),
@@ -229,12 +253,23 @@ fn set_application_name(sql: &[u8]) -> Option<String> {
     rest.split('\'').nth(1).map(str::to_owned)
 }
 
+/// The time zone that a call of `set_config` sets, as pgsluice writes one.
+fn set_time_zone(sql: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(sql);
+    let (_, rest) = text.split_once("set_config('timezone','")?;
+    rest.split('\'').next().map(str::to_owned)
+}
+
 /// One client of ours, in practice a pooler.
 struct Connection {
     stream: Stream,
     number: u32,
     started: bool,
     in_transaction: bool,
+    /// Its time zone now, and as it was reported last.
+    time_zone: [String; 2],
+    /// The audit was executed.
+    audited: bool,
     /// What the unnamed portal will run.
     portal: Kind,
     /// An incomplete message.
@@ -251,6 +286,8 @@ impl Connection {
             number,
             started: false,
             in_transaction: false,
+            time_zone: [(); 2].map(|()| proto::TIME_ZONE.to_owned()),
+            audited: false,
             portal: Kind::Select,
             partial: Vec::new(),
             out: Vec::new(),
@@ -331,7 +368,13 @@ impl Connection {
                 }
                 self.put(b'1', b"");
             }
-            b'B' => self.put(b'2', b""),
+            b'B' => {
+                if body.split(|b| *b == 0).nth(1) == Some(AUDIT) {
+                    self.portal = Kind::Nothing;
+                    self.audited = true;
+                }
+                self.put(b'2', b"");
+            }
             b'C' => self.put(b'3', b""),
             b'D' => self.describe(body.first() == Some(&b'S'), answers),
             b'E' => self.run(self.portal, answers),
@@ -345,10 +388,21 @@ impl Connection {
 
     fn simple(&mut self, sql: &[u8], answers: &Answers) {
         let kind = Kind::of(sql);
-        if kind == Kind::Select && !self.in_transaction {
+        let several = kind != Kind::Nothing && sql.iter().position(|b| *b == b';').is_some_and(|at| at + 2 < sql.len());
+        if kind == Kind::Select && !self.in_transaction && !several {
             self.out.extend_from_slice(&answers.simple);
             return;
         }
+        if several {
+            let statements = sql.split(|b| matches!(b, b';' | 0)).filter(|statement| !statement.is_empty());
+            statements.for_each(|statement| self.statement(Kind::of(statement), statement, answers));
+        } else {
+            self.statement(kind, sql, answers);
+        }
+        self.ready();
+    }
+
+    fn statement(&mut self, kind: Kind, sql: &[u8], answers: &Answers) {
         if matches!(kind, Kind::Select | Kind::Row(_)) {
             self.out.extend_from_slice(&answers.description);
         }
@@ -356,7 +410,11 @@ impl Connection {
         if let (Kind::Set, Some(name)) = (kind, set_application_name(sql)) {
             self.put(b'S', &proto::parameter("application_name", &name));
         }
-        self.ready();
+        if sql.starts_with(b"RESET ALL") {
+            self.time_zone[0] = proto::TIME_ZONE.to_owned();
+        } else if let (Kind::Select, Some(zone)) = (kind, set_time_zone(sql)) {
+            self.time_zone[0] = zone;
+        }
     }
 
     fn describe(&mut self, statement: bool, answers: &Answers) {
@@ -388,6 +446,8 @@ impl Connection {
                 self.in_transaction = false;
                 self.put(b'C', tag);
             }
+            Kind::Nothing => self.put(b'C', b"SELECT 0\0"),
+            Kind::Write => self.put(b'C', b"UPDATE 1\0"),
             Kind::Set => self.put(b'C', b"SET\0"),
         }
     }
@@ -402,6 +462,11 @@ impl Connection {
     }
 
     fn ready(&mut self) {
+        if !self.in_transaction && self.time_zone[0] != self.time_zone[1] {
+            self.time_zone[1] = self.time_zone[0].clone();
+            let report = proto::parameter("TimeZone", &self.time_zone[1]);
+            self.put(b'S', &report);
+        }
         self.put(b'Z', if self.in_transaction { b"T" } else { b"I" });
     }
 
@@ -437,15 +502,24 @@ mod tests {
         assert_eq!(Kind::of(b"begin;\0"), Kind::Begin);
         assert_eq!(Kind::of(b"ROLLBACK\0"), Kind::End(b"ROLLBACK\0"));
         assert_eq!(Kind::of(b"DISCARD ALL\0"), Kind::Set);
+        assert_eq!(Kind::of(b"update t SET a = 1;\0"), Kind::Write);
+        assert_eq!(Kind::of(b"-- What there is.\nSELECT * FROM pg_proc\0"), Kind::Nothing);
         assert_eq!(Kind::of(b""), Kind::Select);
     }
 
     #[test]
     fn application_names() {
-        assert_eq!(startup_parameter(&proto::startup("u", "d"), "application_name"), "loadgen");
+        assert_eq!(startup_parameter(&proto::startup("u", "d", &[]), "application_name"), "loadgen");
         assert_eq!(startup_parameter(b"\0\0\0\x09\0\x03\0\0\0", "application_name"), "");
         assert_eq!(set_application_name(b"SET application_name='x';\0").as_deref(), Some("x"));
         assert_eq!(set_application_name(b"SET datestyle='ISO';\0"), None);
+    }
+
+    #[test]
+    fn time_zones() {
+        let sets = b"SELECT pg_catalog.set_config('timezone','Asia/Tokyo',false)";
+        assert_eq!(set_time_zone(sets).as_deref(), Some("Asia/Tokyo"));
+        assert_eq!(set_time_zone(b"SELECT 1"), None);
     }
 
     #[test]
@@ -457,8 +531,8 @@ mod tests {
     #[test]
     fn a_connection_answers_messages_cut_anywhere() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let whole =
-            [proto::startup("u", "d"), proto::query("BEGIN"), proto::parse("", "SELECT 1"), proto::sync()].concat();
+        let whole = [proto::startup("u", "d", &[]), proto::query("BEGIN"), proto::parse("", "SELECT 1"), proto::sync()]
+            .concat();
         let answers = Answers::new();
         let mut expected = None;
         for size in [whole.len(), 1, 7] {

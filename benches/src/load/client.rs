@@ -41,9 +41,17 @@ impl Client {
     /// # Errors
     /// The socket's and the login's.
     pub fn open(target: &Target) -> io::Result<Self> {
+        Self::open_with(target, &[])
+    }
+
+    /// The same with settings in its startup message: names and values in turn.
+    ///
+    /// # Errors
+    /// The socket's and the login's.
+    pub fn open_with(target: &Target, settings: &[&str]) -> io::Result<Self> {
         let stream = Stream::connect(&target.addr)?;
         stream.set_read_timeout(READ_TIMEOUT)?;
-        log_in(&stream, &target.credentials)?;
+        log_in(&stream, &target.credentials, settings)?;
         Ok(Self { stream, scanner: Scanner::default(), step: 0, waiting: 0, started: None, errors: 0 })
     }
 

@@ -168,3 +168,23 @@ fn tracking(config: &Config, database: &str, user: &str) -> Tracking {
     };
     Tracking { policies: PinReason::ALL.map(of), audit }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn configured(settings: &str) -> Tracking {
+        let text = format!("[databases]\n* = host=127.0.0.1\n\n[pgbouncer]\nauth_type = any\n{settings}");
+        let (config, _) = pgsluice_config::parse_ini(&text, Path::new("pgsluice.ini")).expect("a configuration");
+        tracking(&config, "d", "u")
+    }
+
+    #[test]
+    fn following_can_be_turned_off_as_a_whole() {
+        assert_eq!(configured(""), Tracking::default());
+        assert_eq!(configured("pin_policy = all=ignore\naudit = never\n"), Tracking::OFF);
+        assert!(configured("pin_policy = all=ignore\n").is_on() && configured("audit = never\n").is_on());
+    }
+}

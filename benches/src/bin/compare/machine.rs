@@ -7,13 +7,13 @@ use std::process::Command;
 
 use crate::bench::Bench;
 
-/// The first lines of the report.
+/// The first lines of the report. Some parts do without PgBouncer; those that do not say what is wrong with it.
 ///
 /// # Errors
-/// When one of the two poolers cannot be run.
+/// When pgsluice cannot be run.
 pub(crate) fn describe(bench: &Bench) -> io::Result<String> {
     let pgsluice = version(&bench.pgsluice)?;
-    let pgbouncer = version(&bench.pgbouncer)?;
+    let pgbouncer = version(&bench.pgbouncer).unwrap_or_else(|_| "no PgBouncer".into());
     Ok(format!(
         "{pgsluice} against {pgbouncer}, {} pairs of {:.1} s per row.\n\n{} × {}, Linux {}, load average {}.",
         bench.rounds,

@@ -9,6 +9,7 @@ mod machine;
 mod memory;
 mod pooler;
 mod setup;
+mod state;
 mod stats;
 mod syscalls;
 
@@ -36,7 +37,7 @@ struct Options {
     /// Seconds of each measurement.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only the parts whose name contains this: cpu, syscalls, latency, memory.
+    /// Only the parts whose name contains this: cpu, syscalls, latency, memory, state.
     #[arg(long, default_value = "")]
     part: String,
     /// The pgsluice to measure; $PGSLUICE_BIN, or the one built beside this program.
@@ -74,8 +75,13 @@ fn main() -> io::Result<()> {
     let started = Instant::now();
     println!("{}\n", machine::describe(&bench)?);
     type Part = fn(&Bench) -> io::Result<()>;
-    let parts: [(&str, Part); 4] =
-        [("cpu", cells::run), ("syscalls", syscalls::run), ("latency", latency::run), ("memory", memory::run)];
+    let parts: [(&str, Part); 5] = [
+        ("cpu", cells::run),
+        ("syscalls", syscalls::run),
+        ("latency", latency::run),
+        ("memory", memory::run),
+        ("state", state::run),
+    ];
     for (_, part) in parts.iter().filter(|(name, _)| name.contains(&options.part)) {
         part(&bench)?;
         println!();

@@ -48,22 +48,28 @@ impl Process {
 
 /// The fake PostgreSQL.
 pub(crate) struct Server {
-    _process: Process,
+    process: Process,
 }
 
 impl Server {
-    /// Starts it and waits until it listens.
+    /// Starts it, with further options, and waits until it listens.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn start(program: &Path, addr: &Addr) -> io::Result<Self> {
-        let child = Command::new(program).arg("--listen").arg(addr.to_string()).stderr(Stdio::null()).spawn()?;
+    pub(crate) fn start(program: &Path, addr: &Addr, options: &[&str]) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        let child = command.arg("--listen").arg(addr.to_string()).args(options).stderr(Stdio::null()).spawn()?;
         let mut process = Process(child);
         process.wait_until("fakepg", || Stream::connect(addr))?;
         if let Addr::Unix(path) = addr {
             open_to_all(path)?;
         }
-        Ok(Self { _process: process })
+        Ok(Self { process })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 }
 

@@ -122,7 +122,7 @@ impl Pair {
         let server_port = free_port()?;
         let place = |port| Place { dir: &dir.0, port, server_port };
         let direct = address(&place(0), setup.unix, server_port);
-        let server = Server::start(&bench.fakepg, &direct)?;
+        let server = Server::start(&bench.fakepg, &direct, &[])?;
         let prepared = machine::knows_prepared_statements(&machine::version(&bench.pgbouncer)?);
         let start = |name, program: &Path, session_mode, prepared| {
             let at = place(free_port()?);
@@ -147,15 +147,19 @@ pub(crate) fn target(addr: Addr) -> Target {
 }
 
 /// A port that nobody listens on now.
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// A directory for one setup, readable and writable by whichever user a pooler runs as.
-struct WorkDir(PathBuf);
+pub(crate) struct WorkDir(pub(crate) PathBuf);
 
 impl WorkDir {
-    fn new() -> io::Result<Self> {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn new() -> io::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("pgsluice-bench-{}-{number}", std::process::id()));

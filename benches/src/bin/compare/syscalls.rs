@@ -50,7 +50,7 @@ fn per_query(bench: &Bench, pooler: &Pooler, clients: usize) -> io::Result<f64> 
 }
 
 /// System calls of a process in a second; `None` if perf cannot tell.
-fn count(pid: u32) -> Option<u64> {
+pub(crate) fn count(pid: u32) -> Option<u64> {
     let pid = pid.to_string();
     let arguments = ["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", &pid, "--", "sleep", COUNTED];
     let output = Command::new("perf").args(arguments).output().ok()?;
