@@ -24,7 +24,7 @@ pub enum Catalog<'a> {
 
 impl Session {
     /// A Query is on its way, or the front of one that is too long to be read. What may it do?
-    pub(crate) fn read_query(&self, message: &Message<'_>, server: &mut Server, ctx: &Ctx<'_>) -> Effects {
+    pub(crate) fn read_query(&self, message: &Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Effects {
         server.last.set(message.body());
         if !self.is_followed() {
             return Effects::default();
@@ -35,13 +35,13 @@ impl Session {
     }
 
     /// What a text may do.
-    pub(crate) fn read(&self, text: &[u8], whole: bool, ctx: &Ctx<'_>) -> Reading {
+    pub(crate) fn read(&self, text: &[u8], whole: bool, ctx: &mut Ctx<'_>) -> Reading {
         let text = text.strip_suffix(&[0]).unwrap_or(text);
         let suspects = match ctx.catalog {
             Catalog::Known(suspects) => Some(suspects),
             Catalog::Unknown => None,
         };
-        let mut reading = if whole { pgsluice_sql::read(text, suspects) } else { Reading::default() };
+        let mut reading = if whole { ctx.registry.readings.read(text, suspects) } else { Reading::default() };
         if !whole {
             reading.effects |= Effects::OPAQUE;
         }
@@ -66,7 +66,7 @@ impl Session {
     }
 
     /// A named statement is bound.
-    pub(crate) fn note_bound(&self, statement: &Statement, server: &mut Server, ctx: &Ctx<'_>) {
+    pub(crate) fn note_bound(&self, statement: &Statement, server: &mut Server, ctx: &mut Ctx<'_>) {
         server.last.set(statement.content());
         if !self.is_followed() {
             return;

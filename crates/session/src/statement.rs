@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
-use pgsluice_sql::Reading;
+use pgsluice_sql::{Reading, Readings};
 
 use crate::params::{Interned, Params};
 use crate::settings::Settings;
@@ -127,6 +127,8 @@ pub struct Registry {
     step: u64,
     params: Interned<Params>,
     settings: Interned<Settings>,
+    /// What texts of clients may do.
+    pub(crate) readings: Readings,
     /// Names of custom settings that clients have made.
     custom: BTreeSet<Box<str>>,
     /// Bytes of content held.
@@ -144,6 +146,7 @@ impl Registry {
             len: 0,
             params: Interned::default(),
             settings: Interned::default(),
+            readings: Readings::default(),
             custom: BTreeSet::new(),
             next_id,
             step,

@@ -6,17 +6,20 @@
 //! What a function, trigger or view does is in the catalog, not in the text: [`Suspects`] are the names of one database
 //! that reach session state.
 //!
-//! No I/O, no clock, no dependency; no allocation for a text that names no setting with a dot.
+//! No I/O, no clock, no dependency; no allocation for a text that names no setting with a dot, but where [`Readings`]
+//! remember it.
 
 mod effects;
 mod lex;
 mod name;
 mod read;
+mod remember;
 mod suspects;
 mod transaction;
 mod words;
 
 pub use effects::Effects;
 pub use read::{CUSTOM_MAX, Reading, read};
+pub use remember::Readings;
 pub use suspects::Suspects;
 pub use transaction::may_end_transaction;

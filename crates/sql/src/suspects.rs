@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::effects::Effects;
 use crate::name::{self, HASHES, Name};
@@ -38,6 +39,8 @@ pub struct Suspects {
     custom: Vec<Box<str>>,
     /// Functions that call `nextval` or `setval`: their names, in lower case.
     counters: HashSet<Box<[u8]>>,
+    /// Zero if there are none, otherwise that of no others but its copies.
+    id: u64,
 }
 
 impl Suspects {
@@ -66,6 +69,11 @@ impl Suspects {
         }
         graph.spread();
         graph.finish(&rows)
+    }
+
+    /// Tells these from all others in this process: zero if there are none.
+    pub(crate) fn id(&self) -> u64 {
+        if self.is_empty() { 0 } else { self.id }
     }
 
     /// Whether nothing in the database is suspect: then no statement is.
@@ -248,6 +256,8 @@ impl Graph {
         let mut hashes = Hashes::default();
         names.iter().for_each(|name| hashes.add(name));
         let (writes, all) = (suspect[WRITES], suspect[ALL]);
-        Suspects { names, hashes, other_names, writes, all, custom: self.custom, counters: self.counters }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Suspects { names, hashes, other_names, writes, all, custom: self.custom, counters: self.counters, id }
     }
 }
