@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn configured(settings: &str) -> Tracking {
-        let text = format!("[databases]\n* = host=127.0.0.1\n\n[pgbouncer]\nauth_type = any\n{settings}");
+        let text = format!("[databases]\n* = host=127.0.0.1\n\n[pgbouncer]\nauth_type = trust\n{settings}");
         let (config, _) = pgsluice_config::parse_ini(&text, Path::new("pgsluice.ini")).expect("a configuration");
         tracking(&config, "d", "u")
     }
