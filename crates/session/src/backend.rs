@@ -369,7 +369,6 @@ impl Server {
                     self.leave(Effects::SETTINGS, followed);
                 }
                 self.set_since_discard = self.discarded;
-                if tag == b"RESET" {}
             }
             b"DECLARE CURSOR" if !ours && !followed => self.leave(Effects::CURSOR, followed),
             b"LISTEN" => self.leave(Effects::LISTEN, followed),
@@ -500,6 +499,7 @@ impl Server {
                 let sent_behind = self.guard != Guard::Shut && self.ledger.len() > 1;
                 self.guard = if sent_behind { Guard::Failed } else { Guard::Shut };
                 self.own_error = Some(body.into());
+                self.keep_sequences();
                 shown = false;
             }
             _ => {}
@@ -534,6 +534,8 @@ impl Server {
                 self.unnamed = Some(NOBODYS);
             }
             Owed::HiddenDescribe(_) => self.checking = false,
+            // Of an audit or of what discards values of sequences.
+            Owed::HiddenExecute => self.keep_sequences(),
             Owed::HiddenParse(None) | Owed::HiddenClose(None) => self.unnamed = Some(NOBODYS),
             // What it was to deallocate is still there.
             Owed::ExecuteDeallocate { name } => {

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use pgsluice_sql::{Effects, Reading, Suspects};
-use pgsluice_wire::{DataRow, FrontendWriter};
+use pgsluice_wire::{DataRow, FrontendWriter, tag::frontend};
 
 use crate::Ctx;
-use crate::frontend::Session;
+use crate::frontend::{Session, Want};
 use crate::ledger::Owed;
 use crate::message::{Message, Step};
 use crate::server::Server;
@@ -23,15 +23,37 @@ pub enum Catalog<'a> {
 }
 
 impl Session {
-    /// A Query is on its way, or the front of one that is too long to be read. What may it do?
-    pub(crate) fn read_query(&self, message: &Message<'_>, server: &mut Server, ctx: &mut Ctx<'_>) -> Effects {
+    /// A Query is on its way, or the front of one that is too long to be read. `Err`: not yet, or it is not to run.
+    pub(crate) fn note_query(
+        &mut self,
+        message: Message<'_>,
+        server: &mut Server,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), Step> {
         server.last.set(message.body());
         if !self.is_followed() {
-            return Effects::default();
+            return Ok(());
         }
         let reading = self.read(message.body(), message.missing() == 0, ctx);
+        if !server.copying_in && self.has_foreign_sequences(reading.effects, server, ctx.counters) {
+            if server.ledger.is_empty() {
+                self.discard_sequences(server, ctx);
+            } else {
+                ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::FLUSH));
+            }
+            return Err(Step::Blocked(Want::Server));
+        }
+        if self.shows_audit(message.body(), server) && server.ledger.is_empty() {
+            self.hide_audit(server, ctx);
+            ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::SYNC));
+            server.owe_hidden_cycle(Owed::HiddenSync);
+            return Err(Step::Blocked(Want::Server));
+        }
         server.touch(&reading, self.id);
-        reading.effects
+        match self.tracking.refuses(reading.effects) {
+            Some(reason) => Err(self.refuse_query(reason, message, server, ctx)),
+            None => Ok(()),
+        }
     }
 
     /// What a text may do.

@@ -494,19 +494,8 @@ impl Session {
                 if message.is_hardly_begun() {
                     return Ok(Step::Blocked(Want::More));
                 }
-                let effects = self.read_query(&message, server, ctx);
-                if self.has_foreign_sequences(effects, server, ctx.counters) && server.ledger.is_empty() {
-                    self.discard_sequences(server, ctx);
-                    return Ok(Step::Blocked(Want::Server));
-                }
-                if self.shows_audit(message.body(), server) && server.ledger.is_empty() {
-                    self.hide_audit(server, ctx);
-                    ctx.plan.insert(|out| FrontendWriter(out).bare(frontend::SYNC));
-                    server.owe_hidden_cycle(Owed::HiddenSync);
-                    return Ok(Step::Blocked(Want::Server));
-                }
-                if let Some(reason) = self.tracking.refuses(effects).filter(|_| self.is_followed()) {
-                    return Ok(self.refuse_query(reason, message, server, ctx));
+                if let Err(step) = self.note_query(message, server, ctx) {
+                    return Ok(step);
                 }
                 self.hold =
                     self.sets_back(message.body()) || (!self.names.is_empty() && mentions_forgetting(message.body()));
@@ -538,6 +527,7 @@ impl Session {
             frontend::FUNCTION_CALL => {
                 if self.is_followed() {
                     server.touched |= Effects::OPAQUE;
+                    server.note_sequences(Effects::OPAQUE, self.id);
                 }
                 server.owe(Owed::FunctionCall);
             }

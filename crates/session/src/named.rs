@@ -117,22 +117,22 @@ impl Session {
         {
             return Ok(step);
         }
-        match &named {
-            Some(Named { statement, .. }) => self.note_bound(statement, server, ctx),
-            None if self.is_followed() && bind.statement.is_empty() => server.touch(&self.unnamed.reading, self.id),
-            // It was prepared by SQL, or is the server's business alone.
-            None if self.is_followed() => server.touched |= Effects::OPAQUE,
-            None => {}
-        }
         if self.is_followed() {
             if named.as_ref().is_some_and(|named| self.shows_audit(named.statement.text(), server)) {
                 self.hide_audit(server, ctx);
             }
             let effects =
                 named.as_ref().map_or(self.unnamed.reading.effects, |named| named.statement.reading().effects);
-            if self.has_foreign_sequences(effects, server, ctx.counters) && bind.portal.is_empty() {
+            if self.has_foreign_sequences(effects, server, ctx.counters) {
                 self.discard_sequences_in_batch(server, ctx);
             }
+        }
+        match &named {
+            Some(Named { statement, .. }) => self.note_bound(statement, server, ctx),
+            None if self.is_followed() && bind.statement.is_empty() => server.touch(&self.unnamed.reading, self.id),
+            // It was prepared by SQL, or is the server's business alone.
+            None if self.is_followed() => server.touched |= Effects::OPAQUE,
+            None => {}
         }
         ctx.counters.binds += 1;
         server.bound = named.as_ref().filter(|_| bind.portal.is_empty()).map(|named| named.statement.clone());

@@ -23,12 +23,15 @@ const LONG_LEASE: u32 = 32;
 /// The same where somebody asked in vain.
 const ENDLESS_LEASE: u32 = u32::MAX;
 
-/// The statement that discards, among a server's prepared statements.
+/// The statement that discards, among a server's prepared statements, and its portal.
 const STATEMENT: &[u8] = b"pgsluice_discard";
+/// The end of a Bind without parameters: no format, no value, no format of a column.
+const NO_VALUES: [u8; 6] = [0; 6];
 /// What may have called `nextval`.
 const CALLS: Effects = Effects::SEQUENCE;
-/// What a session's sequences may have been changed by.
-const CHANGES: [Effects; 4] = [CALLS, Effects::WRITE, Effects::OPAQUE, Effects::SUSPECT];
+/// What a session's sequences may have been changed by. Functions that call `nextval` are known by name, and have the effect
+/// of it; [`Effects::SUSPECT`] is said of too much.
+const CHANGES: [Effects; 3] = [CALLS, Effects::WRITE, Effects::OPAQUE];
 
 /// Whose values of sequences a server may have.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,11 +50,21 @@ impl Server {
         self.sequences = Sequences { others: false, own: false, ..self.sequences };
     }
 
-    /// A session sends what may do this: whose values are here?
-    pub(crate) fn note_sequences(&mut self, effects: Effects, session: u64) {
+    /// A session is about to use it: whose values are here?
+    pub(crate) fn enter_sequences(&mut self, session: u64) {
         if self.sequences.user != Some(session) {
             self.sequences = Sequences { user: Some(session), others: self.sequences.user.is_some(), own: false };
         }
+    }
+
+    /// What was to discard them did not run.
+    pub(crate) fn keep_sequences(&mut self) {
+        self.sequences.others = true;
+    }
+
+    /// A session sends what may do this.
+    pub(crate) fn note_sequences(&mut self, effects: Effects, session: u64) {
+        self.enter_sequences(session);
         if CHANGES.into_iter().any(|change| effects.contains(change)) {
             self.sequences.own = true;
             self.leasable |= effects.intersects(CALLS | Effects::WRITE);
@@ -60,11 +73,18 @@ impl Server {
 }
 
 impl Session {
-    /// A statement may ask for a value. Has what another session left here to be discarded first?
-    pub(crate) fn has_foreign_sequences(&mut self, effects: Effects, server: &Server, counters: &mut Counters) -> bool {
+    /// A statement that may do this is to be sent, and is not in what is known of the server yet. Has what another session
+    /// left there to be discarded first?
+    pub(crate) fn has_foreign_sequences(
+        &mut self,
+        effects: Effects,
+        server: &mut Server,
+        counters: &mut Counters,
+    ) -> bool {
         if !self.is_followed() || !effects.contains(Effects::SEQUENCE_READ) {
             return false;
         }
+        server.enter_sequences(self.id);
         let Sequences { user, others, own } = server.sequences;
         let mine = own && user == Some(self.id);
         if server.pins.contains(Effects::SEQUENCE) {
@@ -90,12 +110,17 @@ impl Session {
             let mut writer = FrontendWriter(out);
             writer.close_statement(STATEMENT);
             writer.parse_content(STATEMENT, b"DISCARD SEQUENCES\0\0\0");
-            writer.bind_text(STATEMENT, std::iter::empty());
-            writer.execute();
+            // The unnamed portal may be in use.
+            writer.bind_front(STATEMENT, STATEMENT, NO_VALUES.len());
+            writer.0.extend(NO_VALUES);
+            writer.execute_portal(STATEMENT);
+            // `pg_prepared_statements` would show it.
+            writer.close_statement(STATEMENT);
         });
         for owed in [Owed::HiddenClose(None), Owed::HiddenParse(None), Owed::HiddenBind, Owed::HiddenExecute] {
             server.owe(owed);
         }
+        server.owe(Owed::HiddenClose(None));
     }
 
     /// A transaction of the client's ended.

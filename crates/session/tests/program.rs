@@ -235,6 +235,23 @@ pub(crate) fn seemly(units: Vec<Unit>, base: &Settings) -> Vec<Unit> {
     units.into_iter().filter(is_seemly).collect()
 }
 
+/// What a client saw of these units: as by a server of its own, but that it may have lost the values of its sequences. It is
+/// never told another's.
+pub(crate) fn check_sequences(units: &[Unit], seen: &[u8]) {
+    let mut model = Model::new(&[]);
+    let mut answers = messages(seen).into_iter();
+    for unit in units {
+        let mut answer = Vec::new();
+        while answer.last().is_none_or(|(tag, _)| *tag != b'Z') {
+            answer.push(answers.next().unwrap_or_else(|| panic!("no answer to {unit:?}: {}", shown(seen))));
+        }
+        model.feed(&unit_bytes(unit));
+        let lost = answer.iter().any(|(tag, body)| *tag == b'E' && body.windows(5).any(|w| w == b"55000"));
+        assert!(lost || answer == messages(&model.out), "{unit:?} of {units:#?}\n{}", shown(seen));
+        model.out.clear();
+    }
+}
+
 /// What a client saw of these units, some of which may have failed for [`BROKEN`] reasons: those did not run, and the
 /// others were answered as by a server of its own that was never asked the failed ones. How many failed?
 pub(crate) fn check_broken(units: &[Unit], base: &Settings, seen: &[u8]) -> usize {

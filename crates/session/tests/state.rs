@@ -434,3 +434,23 @@ fn a_replay_is_not_due_where_the_server_has_the_settings_already() {
     let replays: Vec<_> = talk.world.clients.iter_mut().map(|c| c.session.take_counts()).collect();
     assert_eq!(replays, [None, None], "equal settings are the same, whoever set them");
 }
+
+#[test]
+fn values_of_sequences_are_their_sessions_own() {
+    let mut talk = Talk::followed(1, 3, Tracking::default());
+    assert_eq!(values(&talk.ask(0, &["select nextval('s')"])), ["1"]);
+    assert_eq!(talk.pins(0), ["sequence"]);
+    assert_eq!(values(&talk.ask(0, &["select 1", "select lastval()"])), ["1"]);
+    // It leaves, with its value on the server, and the others ask in every way there is.
+    let Link { server, wire } = talk.world.clients[0].link.take().unwrap();
+    talk.world.clients[1].link = Some(Link { server, wire });
+    let told = "55000 lastval is not yet defined in this session";
+    assert_eq!(errors(&talk.ask(1, &["select lastval()"])), [told]);
+    assert_eq!(values(&talk.ask(1, &["select nextval('s')", "select lastval()"])), ["1"]);
+    talk.world.clients[2].link = talk.world.clients[1].link.take();
+    let ask = [f::parse("", "select lastval()"), f::bind("p", "", &[]), f::execute("p", 0), sync()];
+    // What is skipped discards nothing.
+    let skipped = [&[f::bind("", "x", &[])], &ask[..]].concat();
+    assert_eq!(errors(&talk.say_as(2, &skipped)), ["26000 prepared statement \"x\" does not exist"]);
+    assert_eq!(errors(&talk.say_as(2, &ask)), [told]);
+}

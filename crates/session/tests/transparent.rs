@@ -6,7 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::program::{
-    LISTS, Op, STATE, STATE_LISTS, TEXTS, Unit, check_broken, check_hurt, direct, seemly, shown, unit_bytes,
+    LISTS, Op, STATE, STATE_LISTS, TEXTS, Unit, check_broken, check_hurt, check_sequences, direct, seemly, shown,
+    unit_bytes,
 };
 use crate::world::{Dice, World};
 
@@ -94,6 +95,19 @@ fn units() -> impl Strategy<Value = Vec<Unit>> {
         units.push(vec![Op::Query("rollback")]);
         units
     })
+}
+
+/// Those that are about sequences.
+fn sequence_units() -> impl Strategy<Value = Vec<Unit>> {
+    let texts =
+        ["select nextval('s')", "select lastval()", "select 1", "discard sequences", "set app.x one", "select 0"];
+    let text = prop::sample::select(texts.to_vec());
+    let one = prop_oneof![
+        text.clone().prop_map(|t| vec![Op::Query(t)]),
+        (portal(), text).prop_map(|(p, t)| vec![Op::Parse("", t), Op::Bind(p, "", 0), Op::Execute(p, 0), Op::Sync]),
+        Just(vec![Op::Bind("", "", 0), Op::Execute("", 0), Op::Sync]),
+    ];
+    vec(one, 0..20)
 }
 
 /// What is known of the database: nothing, or that it has no suspects.
@@ -257,5 +271,21 @@ proptest! {
             world.vanish(i);
         }
         prop_assert_eq!(world.idle.len(), servers);
+    }
+
+    #[test]
+    fn nobody_is_told_anothers_values_of_sequences(
+        programs in vec(sequence_units(), 1..4), servers in 1usize..3, suspects in suspects(), seed: u64,
+    ) {
+        let mut world = World::followed(servers, 2, Tracking::default(), suspects);
+        for units in &programs {
+            let script: Vec<_> = units.iter().flat_map(|unit| unit_bytes(unit)).collect();
+            world.add_client(&script, Settings::default());
+        }
+        world.run(&mut Dice::new(seed));
+        for (units, client) in programs.iter().zip(&world.clients) {
+            check_sequences(units, &client.seen);
+            prop_assert!(client.sent.is_empty() && client.script.is_empty());
+        }
     }
 }

@@ -327,7 +327,15 @@ impl FrontendWriter<'_> {
 
     /// Execute of the unnamed portal to its end.
     pub fn execute(&mut self) {
-        message(self.0, frontend::EXECUTE, |out| out.extend([0; 5]));
+        self.execute_portal(b"");
+    }
+
+    /// Execute of a portal to its end.
+    pub fn execute_portal(&mut self, portal: &[u8]) {
+        message(self.0, frontend::EXECUTE, |out| {
+            put_cstr(out, portal);
+            out.extend([0; 4]);
+        });
     }
 
     /// CopyFail.

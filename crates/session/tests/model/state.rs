@@ -323,6 +323,10 @@ impl Model {
                 self.state.counted = true;
                 self.answer_row("1", "SELECT 1", simple);
             }
+            "lastval" if !self.state.counted => {
+                return Err(("55000", "lastval is not yet defined in this session".into()));
+            }
+            "lastval" => self.answer_row("1", "SELECT 1", simple),
             _ => return Ok(false),
         }
         Ok(true)
