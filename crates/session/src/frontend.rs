@@ -188,7 +188,7 @@ impl Session {
 
     /// Appends what brings a server to the client's settings. Until the server has answered (see
     /// [`Server::is_replaying`]) the session takes nothing from its client, but for one command or batch that cannot run if
-    /// the replay fails; see [`crate::replay`].
+    /// the replay fails; see `replay.rs`.
     pub fn replay(&mut self, server: &mut Server, out: &mut Vec<u8>) {
         let stained = server.stain.is_some_and(|by| by != self.id);
         if !stained && same(&server.settings, &self.settings) {
