@@ -308,7 +308,7 @@ impl World {
         let own_error = if replaying { None } else { link.server.take_own_error() };
         let reset_failed = !replaying && link.server.take_reset_failed();
         if session.wants_audit(&link.server) && link.received.bytes.is_empty() {
-            session.write_audit(&mut link.server, &mut self.registry, &mut Vec::new());
+            session.write_audit(&mut link.server, Catalog::Unknown, &mut self.registry, &mut Vec::new());
         }
         let done = session.can_release(&link.server) && link.received.bytes.is_empty();
         let era = link.era;

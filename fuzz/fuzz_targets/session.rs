@@ -133,7 +133,7 @@ impl World {
         let Ok(taken) = taken else { return false };
         self.received.drain(..taken);
         if self.session.wants_audit(server) && self.received.is_empty() {
-            self.session.write_audit(server, &mut self.registry, &mut Vec::new());
+            self.session.write_audit(server, Catalog::Unknown, &mut self.registry, &mut Vec::new());
         }
         if self.session.can_release(server) {
             let server = self.server.take().expect("looked at");
