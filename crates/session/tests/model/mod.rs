@@ -61,6 +61,7 @@ pub(crate) struct Model {
     /// A command that runs inside a multi-statement Query.
     in_list: bool,
     closed: bool,
+    asked_to_load: bool,
     /// What it will fail to do.
     pub(crate) fault: Option<Fault>,
     faults: fault::Faults,
@@ -84,6 +85,7 @@ impl Model {
             state,
             in_list: false,
             closed: false,
+            asked_to_load: false,
             fault: None,
             faults: fault::Faults::default(),
         }
@@ -109,9 +111,9 @@ impl Model {
         self.closed
     }
 
-    /// Can it never be lent again, or has it been made to fail?
+    /// Can it never be lent again, or has it been made to fail? Whether a library was loaded, nobody finds out.
     pub(crate) fn is_spoilt(&self) -> bool {
-        self.closed || self.state.is_loaded() || self.faults.happened
+        self.closed || self.asked_to_load || self.faults.happened
     }
 
     /// What the last client could have left behind, other than settings and prepared statements.
@@ -153,6 +155,7 @@ impl Model {
                 return;
             }
             let message: Vec<u8> = self.inbox.drain(..head.total()).collect();
+            self.asked_to_load |= message.windows(8).any(|w| w == b"load lib");
             self.handle(head.tag, &message[HEAD_LEN..]);
         }
     }

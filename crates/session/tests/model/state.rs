@@ -88,11 +88,6 @@ impl State {
         found
     }
 
-    /// Has it loaded a library?
-    pub(super) fn is_loaded(&self) -> bool {
-        self.loaded
-    }
-
     pub(super) fn begin(&mut self) {
         if self.saved.is_none() {
             self.saved = Some(self.kept.clone());
