@@ -15,6 +15,7 @@
 //! | `PGSLUICE_PG_BIN` | the directory of PostgreSQL's programs, instead of Debian's newest |
 //! | `PGSLUICE_PG18_BIN` | the directory of PostgreSQL 18's programs, instead of that among the drivers |
 //! | `PGSLUICE_TEST_ENV` | where scripts/test-deps.sh puts the drivers, instead of target/test-env |
+//! | `PGSLUICE_STATE_FEATURE` | the only feature of session state to try, see [`session_state`] |
 //! | `PGSLUICE_LONG` | `1`: the load tests run for a minute each, not for seconds |
 
 pub mod differential;

@@ -18,7 +18,7 @@ pub(super) enum Verdict {
     /// They were not: how.
     Different(String),
     /// They were, up to where the pooler had let a session's sequences go: a client that asks for a value much later is
-    /// told that there is none. See docs/transaction-mode.md.
+    /// told that there is none. See docs/session-state.md.
     Forgotten,
     /// Two servers are not enough for it: why.
     Infeasible(String),

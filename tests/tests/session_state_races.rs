@@ -1,0 +1,114 @@
+//! What happens right behind a change of state, before the pooler has asked PostgreSQL what there is now: nothing is lost
+//! and nothing leaks then either. Every case is tried often, with new clients, directly as well.
+
+use std::time::Duration;
+
+use pgsluice_tests::session_state::{database, pooler};
+use pgsluice_tests::wire::message as m;
+use pgsluice_tests::{APP, Pooler, Postgres, Raw, Version};
+
+const ROUNDS: usize = 15;
+const SOON: Duration = Duration::from_secs(3);
+
+/// Tries `round` directly and through a pool of `servers`, often, with a function that connects.
+fn often(servers: usize, round: impl Fn(&dyn Fn(&[(&str, &str)]) -> Raw, usize)) {
+    for version in Version::ALL {
+        let postgres = Postgres::shared_version(version);
+        for pooled in [false, true] {
+            let database = database(postgres);
+            let pooler = pooled.then(|| pooler(postgres, &database, servers, "query_wait_timeout = \"5s\""));
+            let addr = pooler.as_ref().map_or(postgres.addr(), Pooler::addr);
+            let connect = |more: &[(&str, &str)]| {
+                let own = [("user", APP.user), ("database", &database)];
+                Raw::connect_with(addr, APP.password, &[&own[..], more].concat()).expect("a login")
+            };
+            (0..ROUNDS).for_each(|n| round(&connect, n));
+        }
+    }
+}
+
+#[test]
+fn a_notification_right_behind_its_listen() {
+    for listen in [
+        "LISTEN news",
+        "LISTEN news; SELECT 1",
+        "SELECT listen_to('news')",
+        "DO $$ BEGIN EXECUTE 'LISTEN news'; END $$",
+        "BEGIN; LISTEN news; COMMIT",
+    ] {
+        often(2, |connect, n| {
+            let (mut client, mut other) = (connect(&[]), connect(&[]));
+            // Both are known to the pooler, which has no time to ask anything in between.
+            client.run("SELECT 1");
+            other.run("SELECT 1");
+            client.run(listen);
+            other.run(&format!("NOTIFY news, 'number {n}'"));
+            assert!(!client.silent_for(SOON), "{listen}: the notification is lost");
+            let told = client.until(|reply| reply.tag == b'A' || reply.tag == b'E');
+            let body = String::from_utf8_lossy(&told[0].body[4..]).into_owned();
+            assert_eq!(body, format!("news\0number {n}\0"), "{listen}");
+        });
+    }
+}
+
+#[test]
+fn lastval_right_behind_anothers_nextval() {
+    for draw in ["SELECT nextval('ticket')", "SELECT count_on()", "INSERT INTO counted (note) VALUES ('mine')"] {
+        for settings in [&[][..], &[("work_mem", "3MB")]] {
+            often(1, |connect, _| {
+                let (mut client, mut other) = (connect(settings), connect(&[]));
+                other.run(draw);
+                for ask in ["SELECT lastval()", "SELECT currval('ticket')", "COMMIT; SELECT lastval()"] {
+                    let state = client.rows(ask).map_err(|error| error.sqlstate());
+                    assert_eq!(state, Err("55000".to_owned()), "{ask} behind {draw}, with {settings:?}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn what_was_drawn_before_a_discard_is_forgotten_on_every_server() {
+    for discard in ["DISCARD ALL", "DISCARD SEQUENCES"] {
+        often(2, |connect, _| {
+            let (mut client, mut other) = (connect(&[]), connect(&[]));
+            client.run("SELECT nextval('ticket')");
+            client.run(discard);
+            for _ in 0..3 {
+                let state = client.rows("SELECT currval('ticket')").map_err(|error| error.sqlstate());
+                assert_eq!(state, Err("55000".to_owned()), "behind {discard}");
+                other.run("BEGIN");
+                let state = client.rows("SELECT lastval()").map_err(|error| error.sqlstate());
+                assert_eq!(state, Err("55000".to_owned()), "behind {discard}");
+                other.run("COMMIT");
+            }
+        });
+    }
+}
+
+#[test]
+fn state_that_the_next_transaction_needs_at_once() {
+    often(2, |connect, n| {
+        let (mut client, mut other) = (connect(&[]), connect(&[]));
+        let mut same = |change: &str, ask: &str, value: &str| {
+            // Two messages in one write, so that nothing can come between them but the pooler itself.
+            let both = [m::query(change), m::query(ask)].concat();
+            client.send(&both).expect("the peer takes it");
+            client.until_ready();
+            let replies = client.until_ready();
+            let row = replies.iter().find(|reply| reply.tag == b'D').unwrap_or_else(|| panic!("{ask}: {replies:?}"));
+            assert_eq!(row.values()[0].as_deref(), Some(value), "{ask} behind {change}");
+            other.run("SELECT 1");
+        };
+        same("SET work_mem = '3MB'", "SHOW work_mem", "3MB");
+        same(&format!("SELECT become('tenant {n}')"), "SHOW app.tenant", &format!("tenant {n}"));
+        same("RESET app.tenant", "SELECT coalesce(current_setting('app.tenant', true), '')", "");
+        same("SELECT scribble('word')", "SELECT word FROM scratch", "word");
+        same("PREPARE p AS SELECT 'prepared'", "EXECUTE p", "prepared");
+        same("DO $$ BEGIN EXECUTE 'PREPARE q AS SELECT ''hidden'''; END $$", "EXECUTE q", "hidden");
+        same("SELECT take(7)", "SELECT pg_advisory_unlock(7)", "t");
+        same("DECLARE c CURSOR WITH HOLD FOR SELECT 'held'", "FETCH c", "held");
+        same("SET ROLE state_reader", "SELECT current_user", "state_reader");
+        same("DISCARD ALL", "SELECT current_user", "app");
+    });
+}
