@@ -343,6 +343,21 @@ impl Raw {
         }
     }
 
+    /// As [`Raw::rows`], on a connection that may have ended or end now: `None`.
+    pub fn try_rows(&mut self, sql: &str) -> Option<Result<Vec<Vec<Option<String>>>, Reply>> {
+        self.send(&message::query(sql)).ok()?;
+        let (mut rows, mut error) = (Vec::new(), None);
+        loop {
+            let reply = self.recv().ok()?;
+            match reply.tag {
+                b'D' => rows.push(reply.values()),
+                b'E' => error = error.or(Some(reply)),
+                b'Z' => return Some(error.map_or(Ok(rows), Err)),
+                _ => {}
+            }
+        }
+    }
+
     /// Runs SQL that must not fail.
     pub fn run(&mut self, sql: &str) {
         if let Err(error) = self.rows(sql) {

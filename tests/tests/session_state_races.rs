@@ -112,3 +112,33 @@ fn state_that_the_next_transaction_needs_at_once() {
         same("DISCARD ALL", "SELECT current_user", "app");
     });
 }
+
+/// With so many locks in the cluster, whoever asks for its own, as the pooler does, runs into the client's time limit. What
+/// was done then is still there or reported lost, also when the pooler has asked for other things with success.
+#[test]
+fn what_could_not_be_asked_for_in_time_is_not_forgotten() {
+    for postgres in Version::ALL.map(Postgres::shared_version) {
+        let database = database(postgres);
+        let mut many = postgres.admin(&database);
+        many.run("SELECT count(pg_advisory_lock(n)) FROM generate_series(1, 5000) n");
+        let pooler = pooler(postgres, &database, 1, "query_wait_timeout = \"5s\"");
+        let (change, takes) = ("SELECT pg_advisory_lock(9001)", "SELECT take(9001)");
+        for lock in [change, takes] {
+            let (mut client, mut other) = (pooler.connect(APP, &database), pooler.connect(APP, &database));
+            client.run("SET statement_timeout = 1");
+            // Each may fail, and say so.
+            let done: Vec<_> =
+                [lock, "SET statement_timeout = 0"].map(|sql| client.try_rows(sql)).into_iter().collect();
+            let is_certain = done.iter().all(|result| matches!(result, Some(Ok(_))));
+            // The only server is the client's, or has nothing of it.
+            let mine = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
+            if is_certain {
+                let held = postgres.admin(&database).value("SELECT count(*) FROM pg_locks WHERE objid = 9001");
+                assert_eq!(held, "1", "{lock}: lost without a word");
+            }
+            if let Ok(rows) = other.rows(mine) {
+                assert_eq!(rows[0][0].as_deref(), Some("0"), "{lock}: it is another's now");
+            }
+        }
+    }
+}
