@@ -391,7 +391,7 @@ fn faults(version: Version, seed: u64) {
     );
     assert!(looks > LOOKS / 3 && found.iter().all(|&n| n > 30), "{looks} looks that found {found:?}: too few to tell");
     let lost = total(|c| c.lost);
-    assert!(lost * 50 <= looks, \"{lost} of {looks} looks missed what nothing had been heard of\");
+    assert!(lost * 50 <= looks, "{lost} of {looks} looks missed what nothing had been heard of");
 
     // Everybody has gone, with all that they had.
     let left = format!(
