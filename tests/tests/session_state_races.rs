@@ -52,22 +52,6 @@ fn a_notification_right_behind_its_listen() {
 }
 
 #[test]
-fn lastval_right_behind_anothers_nextval() {
-    for draw in ["SELECT nextval('ticket')", "SELECT count_on()", "INSERT INTO counted (note) VALUES ('mine')"] {
-        for settings in [&[][..], &[("work_mem", "3MB")]] {
-            often(1, |connect, _| {
-                let (mut client, mut other) = (connect(settings), connect(&[]));
-                other.run(draw);
-                for ask in ["SELECT lastval()", "SELECT currval('ticket')", "COMMIT; SELECT lastval()"] {
-                    let state = client.rows(ask).map_err(|error| error.sqlstate());
-                    assert_eq!(state, Err("55000".to_owned()), "{ask} behind {draw}, with {settings:?}");
-                }
-            });
-        }
-    }
-}
-
-#[test]
 fn what_was_drawn_before_a_discard_is_forgotten_on_every_server() {
     for discard in ["DISCARD ALL", "DISCARD SEQUENCES"] {
         often(2, |connect, _| {

@@ -342,7 +342,8 @@ impl Server {
     /// A notification: is it for the client? One that comes though nobody was seen to LISTEN since the server was clean is
     /// for whoever did so out of sight, in a function; that may have been another client.
     fn handle_notification(&mut self, session: Option<&Session>) -> bool {
-        let known = self.residue | self.touched | self.pins;
+        let asked = self.audit.as_ref().map(|audit| audit.scope()).unwrap_or_default();
+        let known = self.residue | self.touched | self.pins | asked;
         let expected = known.intersects(Effects::LISTEN | Effects::OPAQUE | Effects::SUSPECT)
             || session.is_some_and(|s| s.pooling == Pooling::Session);
         if !expected && !self.ledger.front().is_some_and(Owed::is_hidden) {
