@@ -23,6 +23,9 @@ const VIEW_MAX: usize = 1 << 20;
 /// Longest ErrorResponse that is looked into, in bytes; longer ones pass unread.
 const REPORT_VIEW_MAX: usize = 1 << 16;
 
+/// Entries of a replay in the ledger.
+const BEGIN_AND_REPLAY: usize = 2;
+
 impl Server {
     /// Reads what the server sent; `session` is its client's, if it has one. Returns the bytes consumed: what is left is
     /// the beginning of a message that has to be read whole.
@@ -483,7 +486,8 @@ impl Server {
             Owed::HiddenBegin => {
                 // What follows takes effect as a whole without it; but nothing more is to be sent behind that.
                 if self.guard == Guard::Open {
-                    self.guard = Guard::Shut;
+                    let sent_behind = self.ledger.len() > BEGIN_AND_REPLAY;
+                    self.guard = if sent_behind { Guard::Used } else { Guard::Shut };
                 }
                 shown = false;
             }

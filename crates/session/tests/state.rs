@@ -107,6 +107,14 @@ fn a_begin_that_fails_is_nobodys_error() {
     assert!(pair.server(&late).is_empty());
     assert!(!pair.server.is_replay_lost() && pair.server.take_own_error().is_none());
     assert_eq!(tags(&pair.server(&[complete("SELECT 1"), ready()].concat())), "CZ");
+    // What had been sent by then fails, if all fails.
+    let mut plan = Plan::default();
+    let (mut pair, ..) = replaying(&[f::parse("", "select 1"), f::bind("", "", &[])].concat());
+    pair.server(&[error("57014", "canceled"), ready()].concat());
+    assert_eq!(pair.client(&f::execute("", 0)).2, Progress { consumed: 0, want: Want::Server });
+    let ctx = &mut pair.shared.ctx(&mut plan);
+    pair.session.handle_server(&mut pair.server, &error("57014", "canceled"), ctx).unwrap();
+    assert!(plan.is_empty() && pair.server.is_replay_lost());
     // Behind a block that is none nothing is sent.
     let (mut pair, ..) = replaying(b"");
     pair.server(&[error("57014", "canceled"), ready()].concat());
