@@ -24,9 +24,6 @@ fn what_one_client_sets_the_next_does_not_see() {
         "SET work_mem = '7MB'",
         "SET app.tenant = 'mine'",
         "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-        "PREPARE mine AS SELECT 1",
-        "LISTEN mine",
-        "BEGIN; DECLARE mine CURSOR WITH HOLD FOR SELECT 1; COMMIT",
         "BEGIN; SET LOCAL work_mem = '8MB'; SET statement_timeout = 1234; COMMIT",
     ] {
         one.run(sql);
