@@ -264,7 +264,8 @@ impl Server {
     /// The audit failed, whatever the reason.
     pub(crate) fn fail_audit(&mut self) -> bool {
         match &mut self.audit {
-            Some(pending) if self.ledger.is_front_ours() => {
+            // The first of its messages may be a Close, which is not counted among commands of ours.
+            Some(pending) if self.ledger.front().is_some_and(Owed::is_hidden) => {
                 pending.failed = true;
                 true
             }
