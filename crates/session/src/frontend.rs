@@ -562,7 +562,7 @@ impl Session {
                     if let Some(reason) = self.tracking.refuses(reading.effects) {
                         return Ok(self.refuse_state(reason, message, server, ctx));
                     }
-                    self.unnamed.reading = reading;
+                    (self.unnamed.reading, self.unnamed.is_unread) = (reading, false);
                     if self.shows_audit(text, server) {
                         self.hide_audit(server, ctx);
                     }

@@ -1,6 +1,5 @@
 //! What was begun and will not be done: a server that is gone with what it owed, and messages that were skipped.
 
-use pgsluice_sql::Effects;
 use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus, sqlstate};
 
 use crate::error::Refusal;
@@ -93,8 +92,7 @@ impl Session {
             | Owed::Deallocate { replaced, .. } => {
                 self.unnamed.generation += 1;
                 self.unnamed.content = replaced.unwrap_or_default();
-                // Of the one before, nothing is known any more.
-                self.unnamed.reading.effects |= Effects::OPAQUE;
+                self.unnamed.is_unread = true;
                 if self.rest.1 == Fate::Keep {
                     self.rest.1 = Fate::Forward;
                 }

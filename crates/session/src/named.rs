@@ -118,6 +118,7 @@ impl Session {
             return Ok(step);
         }
         if self.is_followed() {
+            self.read_unnamed(ctx);
             if named.as_ref().is_some_and(|named| self.shows_audit(named.statement.text(), server)) {
                 self.hide_audit(server, ctx);
             }
@@ -248,7 +249,7 @@ impl Session {
 }
 
 /// The text in front of the parameter types.
-fn text_of(content: &[u8]) -> &[u8] {
+pub(crate) fn text_of(content: &[u8]) -> &[u8] {
     content.split(|&b| b == 0).next().unwrap_or_default()
 }
 

@@ -7,6 +7,7 @@ use crate::Ctx;
 use crate::frontend::{Fate, Pooling, Session};
 use crate::ledger::Owed;
 use crate::message::{Message, Step};
+use crate::named::text_of;
 use crate::server::Server;
 
 /// Longest unnamed statement that is kept for another server, in bytes.
@@ -24,6 +25,8 @@ pub(crate) struct Unnamed {
     pub(crate) content: Vec<u8>,
     /// What its text may do, as of its last Parse.
     pub(crate) reading: Reading,
+    /// That is of another one.
+    pub(crate) is_unread: bool,
 }
 
 impl Unnamed {
@@ -54,6 +57,14 @@ impl Session {
             self.keep_unnamed(&message.body()[1..]);
         }
         Step::Taken
+    }
+
+    /// The one before is back: its text is read again, if it was kept.
+    pub(crate) fn read_unnamed(&mut self, ctx: &mut Ctx<'_>) {
+        if std::mem::take(&mut self.unnamed.is_unread) {
+            let text = text_of(&self.unnamed.content);
+            self.unnamed.reading = self.read(text, !self.unnamed.content.is_empty(), ctx);
+        }
     }
 
     pub(crate) fn keep_unnamed(&mut self, part: &[u8]) {

@@ -462,3 +462,12 @@ fn values_of_sequences_are_their_sessions_own() {
     assert_eq!(errors(&talk.say_as(2, &skipped)), ["26000 prepared statement \"x\" does not exist"]);
     assert_eq!(errors(&talk.say_as(2, &ask)), [told]);
 }
+
+#[test]
+fn a_statement_that_is_back_is_read_again() {
+    let mut talk = Talk::followed(2, 1, Tracking::default());
+    talk.say(&[f::parse("", "set app.x one"), f::bind("", "missing", &[]), f::parse("", "select 0"), sync()]);
+    assert_eq!(tags(&talk.say(&run(""))), "2CZ", "the Parse behind the error was skipped");
+    talk.world.idle.rotate_left(1);
+    assert_eq!(values(&talk.ask(0, &["show app.x"])), ["one"]);
+}
