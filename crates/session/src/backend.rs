@@ -37,7 +37,7 @@ impl Server {
     ) -> Result<usize, Violation> {
         let mut at = self.take_rest(input, ctx.plan);
         self.settle(ctx.plan);
-        while self.guard != Guard::Failed
+        while !self.is_refused()
             && let Some(head) = Head::read(&input[at..])?
         {
             let asked = self.audit.is_some() || self.catalog_rows.is_some();

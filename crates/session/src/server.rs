@@ -293,6 +293,13 @@ impl Server {
         self.guard == Guard::Failed
     }
 
+    /// Did it not take its client's settings? What it says after that, a notification perhaps, is not for this client, who is
+    /// to be told of it first.
+    pub(crate) fn is_refused(&self) -> bool {
+        let failed = self.own_error.is_some() || self.reset_failed;
+        self.is_replay_lost() || (failed && !self.is_replaying())
+    }
+
     /// It shall not be lent again.
     pub fn set_close_needed(&mut self) {
         self.close_needed = true;

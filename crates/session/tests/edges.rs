@@ -235,6 +235,11 @@ fn an_error_in_a_replay_is_ours() {
     assert_eq!(tags(&sent), "QQ");
     assert!(pair.server(&refused).is_empty(), "not the client's");
     assert!(!pair.server.is_replay_lost());
+    // Nothing that comes now stands in the way of the word of it, whole or not.
+    let late = b"A\0\0\x10\0\0\0\0\x01x";
+    let mut plan = Plan::default();
+    let taken = pair.session.handle_server(&mut pair.server, late, &mut pair.shared.ctx(&mut plan));
+    assert_eq!((taken, plan.is_empty()), (Ok(0), true));
     let mut server = Box::new(pair.server).release().unwrap_err();
     assert!(server.take_own_error().is_some());
 }
