@@ -10,6 +10,7 @@ use pgsluice_wire::{
 
 use crate::audit::{AUDIT_ROW_MAX, scope};
 use crate::error::Refusal;
+use crate::follow::changes_catalog;
 use crate::frontend::{Pooling, Session};
 use crate::ledger::Owed;
 use crate::params::PARAMS_BYTES_MAX;
@@ -580,17 +581,6 @@ impl Server {
         self.ledger.pop();
         Some(answer)
     }
-}
-
-/// Can the command of this tag have made a function, trigger, view or the like, or changed one?
-fn changes_catalog(tag: &[u8]) -> bool {
-    const HARMLESS: [&[u8]; 7] =
-        [b"INDEX", b"SEQUENCE", b"ROLE", b"DATABASE", b"STATISTICS", b"PUBLICATION", b"TABLESPACE"];
-    let created = tag.strip_prefix(b"CREATE ");
-    created.is_some_and(|what| !HARMLESS.contains(&what))
-        || tag.starts_with(b"ALTER ")
-        || tag == b"DO"
-        || tag == b"CALL"
 }
 
 /// An error whose message names a statement as the server knows it, told with the client's name. Does it name it? The

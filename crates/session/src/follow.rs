@@ -239,3 +239,14 @@ const DOTTED_MAX: usize = 127;
 fn names_ours(text: &[u8]) -> bool {
     text.windows(RESERVED_PREFIX.len()).any(|part| part.eq_ignore_ascii_case(RESERVED_PREFIX.as_bytes()))
 }
+
+/// Can the command of this tag have made a function, trigger, view or the like, or changed one?
+pub(crate) fn changes_catalog(tag: &[u8]) -> bool {
+    const HARMLESS: [&[u8]; 7] =
+        [b"INDEX", b"SEQUENCE", b"ROLE", b"DATABASE", b"STATISTICS", b"PUBLICATION", b"TABLESPACE"];
+    let created = tag.strip_prefix(b"CREATE ");
+    created.is_some_and(|what| !HARMLESS.contains(&what))
+        || tag.starts_with(b"ALTER ")
+        || tag == b"DO"
+        || tag == b"CALL"
+}
