@@ -61,10 +61,13 @@ const OF_TRANSACTION: [&str; 3] = ["transaction_deferrable", "transaction_isolat
 const PARTS: [Effects; 6] =
     [Effects::SETTINGS, Effects::PREPARE, Effects::CURSOR, Effects::LISTEN, Effects::TEMP, Effects::ADVISORY];
 
+/// What may have done anything.
+pub(crate) const ANYTHING: Effects = Effects::OPAQUE.union(Effects::SUSPECT);
+
 /// Of what was touched, what an audit has to look for; nothing: no audit is due.
 pub(crate) fn scope(touched: Effects) -> Effects {
     let all = PARTS.into_iter().fold(Effects::default(), |all, part| all | part);
-    if touched.intersects(Effects::OPAQUE | Effects::SUSPECT | Effects::DISCARD) {
+    if touched.intersects(ANYTHING | Effects::DISCARD) {
         return all;
     }
     PARTS.into_iter().filter(|part| touched.intersects(*part)).fold(Effects::default(), |sum, part| sum | part)
@@ -79,6 +82,8 @@ pub(crate) struct Pending {
     settings: Vec<(String, String)>,
     found: Effects,
     statements: HashSet<String>,
+    /// All of the answer has come.
+    answered: bool,
     /// It cannot be believed.
     failed: bool,
 }
@@ -97,14 +102,14 @@ impl Session {
     /// its client.
     pub fn write_audit(&self, server: &mut Server, catalog: Catalog<'_>, registry: &mut Registry, out: &mut Vec<u8>) {
         let touched = std::mem::take(&mut server.touched);
-        let opaque = touched.intersects(Effects::OPAQUE | Effects::SUSPECT);
+        let opaque = touched.intersects(ANYTHING);
         let scope = scope(touched);
         let mut names: BTreeSet<&str> = self.settings.custom().chain(server.settings.custom()).collect();
         server.custom.iter().for_each(|name| registry.note_custom(name));
         names.extend(server.custom.iter().map(AsRef::as_ref));
         if opaque {
             names.extend(registry.custom());
-            if let Catalog::Known(suspects) = catalog {
+            if let Catalog::Known(suspects) | Catalog::Outdated(suspects) = catalog {
                 names.extend(suspects.custom().iter().map(AsRef::as_ref));
             }
         }
@@ -117,7 +122,7 @@ impl Session {
             has(Effects::TEMP),
             has(Effects::ADVISORY),
             if opaque { "t" } else { "f" },
-            if opaque && matches!(catalog, Catalog::Unknown) { "t" } else { "f" },
+            if opaque && !matches!(catalog, Catalog::Known(_)) { "t" } else { "f" },
         ];
         let mut writer = FrontendWriter(out);
         if !server.has_audit {
@@ -158,7 +163,7 @@ impl Session {
         let Some(pending) = server.audit.take() else { return };
         server.unheard = false;
         let before = server.pins;
-        if pending.failed {
+        if pending.failed || !pending.answered {
             self.counts.audit_failures += 1;
             server.has_audit = false;
             server.pins |= Effects::OPAQUE;
@@ -259,6 +264,13 @@ impl Server {
     pub(crate) fn take_audit_row(&mut self, body: &[u8]) {
         let Some(pending) = &mut self.audit else { return };
         pending.failed |= pending.take_row(body).is_none();
+    }
+
+    /// The answer is complete.
+    pub(crate) fn end_audit_rows(&mut self) {
+        if let Some(pending) = &mut self.audit {
+            pending.answered = true;
+        }
     }
 
     /// The audit failed, whatever the reason.

@@ -8,7 +8,7 @@ use pgsluice_wire::{
     sqlstate, tag::backend,
 };
 
-use crate::audit::{AUDIT_ROW_MAX, scope};
+use crate::audit::{ANYTHING, AUDIT_ROW_MAX, scope};
 use crate::error::Refusal;
 use crate::follow::changes_catalog;
 use crate::frontend::{Pooling, Session};
@@ -213,7 +213,11 @@ impl Server {
     fn end_execute(&mut self, tag: u8) -> Result<bool, Violation> {
         match self.ledger.front() {
             Some(Owed::Execute | Owed::ExecuteDeallocate { .. } | Owed::HiddenExecute) => {
-                Ok(!self.ledger.pop().is_some_and(|owed| owed.is_hidden()))
+                let hidden = self.ledger.pop().is_some_and(|owed| owed.is_hidden());
+                if hidden {
+                    self.end_audit_rows();
+                }
+                Ok(!hidden)
             }
             Some(owed) if owed.is_whole_cycle() => Ok(!owed.is_hidden()),
             _ => Err(self.not_owed(tag)),
@@ -277,9 +281,7 @@ impl Server {
             session.note_sequence_use(self, ctx);
         }
         if !hidden {
-            // What is only suspected is no reason to end a session that lost its server.
-            let certain = scope(self.touched.without(Effects::SUSPECT));
-            self.unheard |= followed && status == TxStatus::Idle && !certain.is_empty();
+            self.unheard |= followed && status == TxStatus::Idle && !scope(self.touched).is_empty();
             ctx.counters.queries += 1;
             ctx.counters.xacts += u64::from(status == TxStatus::Idle);
         }
@@ -348,8 +350,8 @@ impl Server {
     fn handle_notification(&mut self, session: Option<&Session>) -> bool {
         let asked = self.audit.as_ref().map(|audit| audit.scope()).unwrap_or_default();
         let known = self.residue | self.touched | self.pins | asked;
-        let expected = known.intersects(Effects::LISTEN | Effects::OPAQUE | Effects::SUSPECT)
-            || session.is_some_and(|s| s.pooling == Pooling::Session);
+        let expected =
+            known.intersects(ANYTHING | Effects::LISTEN) || session.is_some_and(|s| s.pooling == Pooling::Session);
         if !expected && !self.ledger.front().is_some_and(Owed::is_hidden) {
             self.set_close_needed();
         }

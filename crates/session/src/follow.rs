@@ -6,6 +6,7 @@ use pgsluice_sql::{Effects, Reading, Suspects};
 use pgsluice_wire::{DataRow, FrontendWriter, tag::frontend};
 
 use crate::Ctx;
+use crate::audit::ANYTHING;
 use crate::frontend::{Session, Want};
 use crate::ledger::Owed;
 use crate::message::{Message, Step};
@@ -16,8 +17,10 @@ use crate::tracking::{Audit, PinReason};
 /// What is known of a database's functions, triggers and views.
 #[derive(Clone, Copy, Debug)]
 pub enum Catalog<'a> {
-    /// Nothing, or nothing of now: any statement may do anything.
+    /// Nothing: any statement may do anything.
     Unknown,
+    /// What could change a session's state when it was read; something has been made or changed since.
+    Outdated(&'a Suspects),
     /// Which of them can change a session's state.
     Known(&'a Suspects),
 }
@@ -60,7 +63,7 @@ impl Session {
     pub(crate) fn read(&self, text: &[u8], whole: bool, ctx: &mut Ctx<'_>) -> Reading {
         let text = text.strip_suffix(&[0]).unwrap_or(text);
         let suspects = match ctx.catalog {
-            Catalog::Known(suspects) => Some(suspects),
+            Catalog::Known(suspects) | Catalog::Outdated(suspects) => Some(suspects),
             Catalog::Unknown => None,
         };
         let mut reading = if whole { ctx.registry.readings.read(text, suspects) } else { Reading::default() };
@@ -174,7 +177,7 @@ impl Server {
             // What an audit could not find out is asked again.
             self.touched |= Effects::OPAQUE;
         }
-        let asked = Effects::SETTINGS | Effects::OPAQUE | Effects::SUSPECT;
+        let asked = ANYTHING | Effects::SETTINGS;
         if !reading.custom.is_empty() && reading.effects.intersects(asked) {
             self.custom.extend(reading.custom.iter().cloned());
         }

@@ -35,8 +35,9 @@ pub(super) struct Knowledge {
 impl Knowledge {
     pub(super) fn catalog(&self) -> Catalog<'_> {
         match &self.suspects {
-            Some(suspects) if !self.outdated => Catalog::Known(suspects),
-            _ => Catalog::Unknown,
+            Some(suspects) if self.outdated => Catalog::Outdated(suspects),
+            Some(suspects) => Catalog::Known(suspects),
+            None => Catalog::Unknown,
         }
     }
 
@@ -49,8 +50,10 @@ impl Knowledge {
         self.asking
     }
 
-    fn is_due(&self, now: Instant) -> bool {
+    /// Is it to be asked now? Where clients wait for servers, only if it has never been, or for twice as long as otherwise.
+    fn is_due(&self, now: Instant, waited_for: bool) -> bool {
         let limit = if self.suspects.is_none() || self.outdated { AGE_MIN } else { AGE_MAX };
+        let limit = if waited_for { limit * 2 } else { limit };
         !self.asking && self.asked.is_none_or(|at| now.saturating_duration_since(at) >= limit)
     }
 }
@@ -60,8 +63,7 @@ impl Worker {
     pub(super) fn give_back(self: &Rc<Self>, state: &mut State, pool: PoolId, idle: Idle, now: Instant) {
         let entry = state.pool(pool);
         let wanted = entry.spec.tracking.is_on() && entry.spec.tracking.audit == Audit::Suspects;
-        // Who waits is not to wait for this.
-        if !wanted || !entry.knowledge.is_due(now) || entry.pool.waiting() > 0 {
+        if !wanted || !entry.knowledge.is_due(now, entry.pool.waiting() > 0) {
             return self.place(state, pool, idle, true, now);
         }
         entry.knowledge.asking = true;
