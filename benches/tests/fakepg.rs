@@ -19,18 +19,24 @@ struct FakePg {
 }
 
 impl FakePg {
+    /// Another test may take the port in between: then this one's process ends, and the next port is tried.
     fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let addr: Addr = format!("127.0.0.1:{port}").parse().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fakepg"));
-        let child = command.args(["--listen", &addr.to_string()]).stderr(Stdio::null()).spawn().unwrap();
-        let fake = Self { child, addr };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while Stream::connect(&fake.addr).is_err() {
-            assert!(Instant::now() < deadline, "fakepg does not listen");
-            std::thread::sleep(Duration::from_millis(10));
+        loop {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let addr: Addr = format!("127.0.0.1:{port}").parse().unwrap();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_fakepg"));
+            let child = command.args(["--listen", &addr.to_string()]).stderr(Stdio::null()).spawn().unwrap();
+            let mut fake = Self { child, addr };
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while Stream::connect(&fake.addr).is_err() {
+                assert!(Instant::now() < deadline, "fakepg does not listen");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            if fake.child.try_wait().unwrap().is_none() {
+                return fake;
+            }
         }
-        fake
     }
 
     fn target(&self) -> Target {
