@@ -18,7 +18,8 @@ pub(super) enum Verdict {
     /// They were not: how.
     Different(String),
     /// They were, up to where the pooler had let a session's sequences go: a client that asks for a value much later is
-    /// told that there is none. See docs/session-state.md.
+    /// told that there is none. Or a transaction could not be prepared on a server that others had used for LISTEN or for
+    /// temporary objects. See docs/session-state.md.
     Forgotten,
     /// Two servers are not enough for it: why.
     Infeasible(String),
@@ -96,7 +97,9 @@ impl Model {
 fn pooled(place: &mut Place, steps: &[Step], traces: &[Trace]) -> Verdict {
     for (at, (step, direct)) in steps.iter().zip(traces).enumerate() {
         let pooled = place.pooled.perform(step);
-        if pooled != *direct && step.asks_sequences() && pooled.has_failed("55000") && !direct.has_failed("55000") {
+        let only = |code| pooled.has_failed(code) && !direct.has_failed(code);
+        if pooled != *direct && (step.asks_sequences() && only("55000") || step.prepares_transaction() && only("0A000"))
+        {
             place.direct.clean();
             place.pooled.clean();
             return Verdict::Forgotten;

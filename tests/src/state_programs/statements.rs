@@ -249,6 +249,10 @@ impl Step {
     }
 
     /// Does it ask what a sequence returned last?
+    pub(super) fn prepares_transaction(&self) -> bool {
+        matches!(&self.way, Way::Simple(sql) | Way::Extended(sql) if sql.contains("PREPARE TRANSACTION"))
+    }
+
     pub(super) fn asks_sequences(&self) -> bool {
         match &self.way {
             Way::Simple(sql) | Way::Extended(sql) => ["currval", "lastval"].iter().any(|word| sql.contains(word)),
