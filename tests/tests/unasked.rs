@@ -97,16 +97,16 @@ fn notices_and_notifications_reach_the_client_that_has_the_server_and_nobody_els
 fn what_was_listened_to_out_of_sight_is_told_to_nobody_else() {
     let postgres = Postgres::shared();
     let database = postgres.database();
-    let pooler = Pooler::url(postgres, APP, &database, &["--pool-size", "1"]);
+    let pooler = Pooler::url(postgres, APP, &database, &["--pool-size", "2"]);
     let (mut one, mut other) = (pooler.connect(APP, &database), pooler.connect(APP, &database));
-    let mut direct = postgres.connect(APP, &database);
-    let listen = "DO $$ BEGIN EXECUTE 'LISTEN mine'; END $$";
-    one.run(listen);
     let told = |replies: Vec<pgsluice_tests::wire::Reply>| replies.iter().any(|reply| reply.tag == b'A');
+    one.run("DO $$ BEGIN EXECUTE 'LISTEN mine'; END $$");
     assert!(!told(other.query("NOTIFY mine, 'not yours'; SELECT 1")));
-    one.run(listen);
-    direct.run("NOTIFY mine, 'not yours'");
-    assert!(!told(other.query("SELECT 1")));
+    let first = one.until(|reply| reply.tag == b'A').remove(0);
+    assert!(first.body.ends_with(b"mine\0not yours\0"), "{first:?}");
+    one.run("DO $$ BEGIN EXECUTE 'UNLISTEN mine'; END $$");
+    assert!(!told(one.query("NOTIFY mine, 'to nobody'; SELECT 1")));
+    assert!(!told(other.query("SELECT 1")) && !told(one.query("SELECT 1")));
     // What it listens to itself, in one transaction, it is told.
     assert!(told(one.query("BEGIN; LISTEN mine; NOTIFY mine, 'yours'; COMMIT; SELECT 1")));
 }
