@@ -37,7 +37,7 @@ SELECT 's'::pg_catalog.text, s.n, pg_catalog.encode(pg_catalog.convert_to(s.v, p
 FROM (SELECT name, setting FROM pg_catalog.pg_settings WHERE $2 AND source OPERATOR(pg_catalog.=) 'session' \
 UNION ALL SELECT c, pg_catalog.current_setting(c, true) FROM pg_catalog.unnest($1) u(c) WHERE $2 \
 UNION ALL SELECT m[1], pg_catalog.current_setting(m[1], true) FROM pg_catalog.pg_proc p, \
-pg_catalog.regexp_matches(p.prosrc, '[a-zA-Z_]\\w*\\.[a-zA-Z_]\\w*', 'g') r(m) WHERE $7 \
+pg_catalog.regexp_matches(p.prosrc, '[[:alpha:]_][\\w$]*(?:\\.[[:alpha:]_][\\w$]*)+', 'g') r(m) WHERE $7 \
 AND p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND p.prosrc OPERATOR(pg_catalog.~) '(?i)set_config|set\\s' \
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') WHERE $2 \
 UNION ALL SELECT 'session_authorization', SESSION_USER::pg_catalog.text WHERE $2) s(n, v) \

@@ -220,16 +220,16 @@ impl fmt::Debug for LastText {
     }
 }
 
-/// A text that nobody can read may make settings of the names in it: whatever is two words with a dot between them.
+/// A text that nobody can read may make settings of the names in it: words with dots between them.
 fn note_dotted(text: &[u8], reading: &mut Reading) {
-    let is_word = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.');
+    let is_word = |b: &u8| b.is_ascii_alphanumeric() || !b.is_ascii() || matches!(b, b'_' | b'.' | b'$');
     for word in text
         .split(|b| !is_word(b))
         .filter(|word| word.contains(&b'.') && word.first().is_some_and(|b| !b.is_ascii_digit()))
     {
         let name = String::from_utf8_lossy(word).trim_matches('.').to_ascii_lowercase();
         let known = reading.custom.len() >= pgsluice_sql::CUSTOM_MAX || reading.custom.iter().any(|c| **c == *name);
-        if !known && name.split('.').count() == 2 && name.len() <= DOTTED_MAX {
+        if !known && name.contains('.') && name.len() <= DOTTED_MAX {
             reading.custom.push(name.into());
         }
     }

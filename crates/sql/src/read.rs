@@ -291,23 +291,22 @@ impl Reader<'_, '_> {
         self.setting(ahead);
     }
 
-    /// Notes the setting whose name, with a dot, comes next: `app.tenant`, `"app" . tenant`, `"app.tenant"`.
+    /// Notes the setting whose name, with a dot, comes next: `app.tenant`, `"app" . tenant`, `"app.tenant"`, `app.a.b.c`.
     fn setting(&mut self, mut ahead: Lexer<'_>) {
-        let mut parts = [&b""[..]; 3];
-        let mut count = 0;
+        let mut name = Vec::new();
         while let Token::Word(part) | Token::Quoted(part) = ahead.next() {
-            // No setting that exists has a quote in its name, nor this many parts.
-            if count == parts.len() || part.contains(&b'"') {
+            // No setting that exists has a quote in its name.
+            if part.contains(&b'"') {
                 return self.may(Effects::OPAQUE);
             }
-            parts[count] = part;
-            count += 1;
+            name.extend(part);
             if ahead.next() != Token::Symbol(b'.') {
                 break;
             }
+            name.push(b'.');
         }
-        if count > 1 || parts[0].contains(&b'.') {
-            self.custom(&parts[..count].join(&b'.'));
+        if name.contains(&b'.') {
+            self.custom(&name);
         }
     }
 

@@ -242,6 +242,10 @@ pub(crate) async fn custom_settings(place: Place) {
         assert_eq!([s.value("SHOW app.tenant").await, other.value("SHOW app.tenant").await], ["mine", "yours"]);
     }
     assert_eq!(other.show("app.other").await, "");
+    s.script("SET app.of.many.parts = 'first'; SET app.\"of\".five.parts.p$1 = 'second'").await;
+    s.stays(&[("app.of.many.parts", "first"), ("app.of.five.parts.p$1", "second")]).await;
+    s.run("DO $$ BEGIN EXECUTE 'SET app.done.within.a.block = 1'; END $$").await;
+    s.stays(&[("app.done.within.a.block", "1")]).await;
     s.fails("42602", "SET \"app.no name\" = 1").await;
     s.run("SET app.tenant = ''").await;
     s.stays(&[("app.tenant", "")]).await;
