@@ -70,8 +70,24 @@ impl Client {
     /// # Errors
     /// The socket's; `Other` if the answer holds an ErrorResponse.
     pub fn request(&mut self, step: &Step) -> io::Result<()> {
-        (&self.stream).write_all(&step.bytes)?;
+        self.ask(step)?;
+        self.hear()
+    }
+
+    /// The first half of a request: sends it and returns at once.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn ask(&mut self, step: &Step) -> io::Result<()> {
         self.waiting = step.replies;
+        (&self.stream).write_all(&step.bytes)
+    }
+
+    /// The other half: waits for the answer.
+    ///
+    /// # Errors
+    /// The socket's; `Other` if the answer holds an ErrorResponse.
+    pub fn hear(&mut self) -> io::Result<()> {
         let mut buffer = [0; 8192];
         while self.waiting > 0 {
             let n = (&self.stream).read(&mut buffer)?;

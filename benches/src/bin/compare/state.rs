@@ -7,8 +7,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use pgsluice_benches::load::{Client, Mode, Script};
+use pgsluice_benches::load::{Client, Mode, Script, open_idle};
 use pgsluice_benches::net::Addr;
+use pgsluice_benches::usage::Usage;
 
 use crate::bench::Bench;
 use crate::pooler::{Pooler, Server};
@@ -33,6 +34,10 @@ const LONG: &str = "SELECT \"orders\".\"id\", \"orders\".\"customer_id\", \"orde
 const SLOW: Duration = Duration::from_millis(20);
 /// Between two requests, so that the audit behind the first is over.
 const PAUSE: Duration = Duration::from_millis(40);
+/// How long one of three is under load before it is another's turn.
+const TURN: Duration = Duration::from_millis(10);
+/// Turns that are not counted.
+const WARMUP_TURNS: usize = 6;
 /// Requests of one measurement with pauses.
 const PAUSED: usize = 25;
 
@@ -88,25 +93,22 @@ pub(crate) fn run(bench: &Bench) -> io::Result<()> {
 }
 
 /// CPU time per query with and without following, and of a second one without: how much two of a kind differ.
+///
+/// The differences are smaller than what the machine's speed changes by within a second, so the three take turns every few
+/// milliseconds, all of them with their clients connected, and a round is the sum of many such turns.
 fn cpu(bench: &Bench) -> io::Result<()> {
     println!("## Following session state: CPU time of the pooler, µs per query\n");
     println!("| what | clients | on | off | on to off | lowest–highest | off to off | lowest–highest |");
     println!("|---|---|---|---|---|---|---|---|");
-    let settings = ["default_pool_size = 20\n".to_owned(), format!("default_pool_size = 20\n{OFF}")];
-    let start = |i: usize| Arranged::start(bench, &settings[i], &[]);
-    let all = [start(0)?, start(1)?, start(1)?];
     let cells: Vec<_> = CELLS.iter().filter(|cell| !bench.quick || cell.3 == 16).collect();
     let mut results = vec![[Paired::default(), Paired::default()]; cells.len()];
-    for round in 0..bench.rounds {
+    for _ in 0..bench.rounds {
+        // Where a process lies in memory has a share in its speed: each round has new ones.
+        let start = |off: &str| Arranged::start(bench, &format!("default_pool_size = 20\n{off}"), &[]);
+        let all = [start("")?, start(OFF)?, start(OFF)?];
         for (&&(label, mode, sql, clients), [followed, control]) in cells.iter().zip(&mut results) {
-            let mut cost = [0.0; 3];
-            for turn in 0..3 {
-                let i = (round + turn) % 3;
-                let report = bench.measure(&bench.load(&all[i].pooler, mode, sql, clients));
-                let report = report.map_err(|e| io::Error::new(e.kind(), format!("{label}: {e}")))?;
-                cost[i] = report.watched[0].0.cpu_us;
-            }
-            // Both of the others count: what follows in time and what goes before.
+            let cost = interleaved(bench, &all, &Script::new(mode, sql, 1), clients);
+            let cost = cost.map_err(|e| io::Error::new(e.kind(), format!("{label}: {e}")))?;
             followed.push(cost[0], (cost[1] + cost[2]) / 2.0);
             control.push(cost[1], cost[2]);
         }
@@ -114,12 +116,45 @@ fn cpu(bench: &Bench) -> io::Result<()> {
     for ((label, _, _, clients), [followed, control]) in cells.iter().zip(&results) {
         let ((ratio, low, high), (same, least, most)) = (followed.ratio(), control.ratio());
         println!(
-            "| {label} | {clients} | {:.2} | {:.2} | {ratio:.3} | {low:.2}–{high:.2} | {same:.3} | {least:.2}–{most:.2} |",
+            "| {label} | {clients} | {:.2} | {:.2} | {ratio:.3} | {low:.3}–{high:.3} | {same:.3} | {least:.3}–{most:.3} |",
             followed.ours(),
             followed.theirs()
         );
     }
     Ok(())
+}
+
+/// CPU time per query of each, in µs, over the run's time each.
+fn interleaved(bench: &Bench, all: &[Arranged; 3], script: &Script, clients: usize) -> io::Result<[f64; 3]> {
+    let open = |arranged: &Arranged| open_idle(&target(arranged.pooler.addr.clone()), clients, script);
+    let mut crowds = [open(&all[0])?, open(&all[1])?, open(&all[2])?];
+    let mut spent = [0u64; 3];
+    let mut queries = [0u64; 3];
+    let turns = (bench.duration.as_micros() / TURN.as_micros()).max(6) as usize;
+    for turn in 0..turns + WARMUP_TURNS {
+        for place in 0..3 {
+            // Everyone is as often first as last, and before and after each of the others.
+            let i = if turn % 2 == 0 { (turn / 2 + place) % 3 } else { (turn / 2 + 3 - place) % 3 };
+            let before = Usage::of(all[i].pooler.pid())?.cpu_ns;
+            let answered = for_a_turn(&mut crowds[i], script)?;
+            if turn >= WARMUP_TURNS {
+                spent[i] += Usage::of(all[i].pooler.pid())?.cpu_ns - before;
+                queries[i] += answered;
+            }
+        }
+    }
+    Ok([0, 1, 2].map(|i| spent[i] as f64 / 1e3 / queries[i] as f64))
+}
+
+/// Everyone asks, then everyone is heard, again and again. Queries answered.
+fn for_a_turn(crowd: &mut [Client], script: &Script) -> io::Result<u64> {
+    let (started, mut answered) = (Instant::now(), 0);
+    while started.elapsed() < TURN {
+        crowd.iter_mut().try_for_each(|client| client.ask(&script.steps[0]))?;
+        crowd.iter_mut().try_for_each(Client::hear)?;
+        answered += crowd.len() as u64;
+    }
+    Ok(answered)
 }
 
 /// Two clients in turns on one server, with equal time zones and with different ones.
