@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Client, Target, open_idle};
 use driver::{Driver, Outcome};
-pub use script::{Mode, Script};
+pub use script::{Mode, Script, Step};
 pub use storm::{Storm, storm};
 
 use crate::hist::Hist;

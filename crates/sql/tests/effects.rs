@@ -158,9 +158,7 @@ fn names_of_settings_are_bounded() {
     assert_eq!((full.custom.len(), full.effects), (CUSTOM_MAX, SETTINGS));
     let over = read(text(CUSTOM_MAX + 1).as_bytes(), None);
     assert_eq!((over.custom.len(), over.effects), (CUSTOM_MAX, SETTINGS | OPAQUE));
-    for text in
-        [&b"set a.\xff = 1"[..], b"set \"a\"\"b\".c = 1", b"select set_config('a.\xff', '', false)"]
-    {
+    for text in [&b"set a.\xff = 1"[..], b"set \"a\"\"b\".c = 1", b"select set_config('a.\xff', '', false)"] {
         assert_eq!(read(text, None).effects, SETTINGS | OPAQUE, "{}", String::from_utf8_lossy(text));
     }
 }

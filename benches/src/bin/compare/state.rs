@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use pgsluice_benches::load::{Client, Mode, Script, open_idle};
+use pgsluice_benches::load::{Client, Mode, Script, Step, open_idle};
 use pgsluice_benches::net::Addr;
 use pgsluice_benches::usage::Usage;
 
@@ -21,6 +21,10 @@ use crate::syscalls::count;
 const OFF: &str = "pin_policy = all=ignore\naudit = never\n";
 const SELECT: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = 31415;";
 const UPDATE: &str = "UPDATE pgbench_accounts SET abalance = abalance + 42 WHERE aid = 31415;";
+/// [`OTHERS`] texts in turn, with another number in the place of `{n}`.
+const VARYING: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = {n};";
+/// More than are remembered.
+const OTHERS: usize = 2000;
 /// As a library that writes SQL makes them.
 const LONG: &str = "SELECT \"orders\".\"id\", \"orders\".\"customer_id\", \"orders\".\"status\", \"orders\".\"total\", \
     \"orders\".\"currency\", \"orders\".\"created_at\", \"orders\".\"updated_at\", \"customers\".\"id\", \
@@ -42,8 +46,9 @@ const WARMUP_TURNS: usize = 6;
 const PAUSED: usize = 25;
 
 /// Loads without session state: what, how, the statement, and by how many clients.
-const CELLS: [(&str, Mode, &str, usize); 8] = [
+const CELLS: [(&str, Mode, &str, usize); 9] = [
     ("simple, SELECT", Mode::Simple, SELECT, 16),
+    ("simple, SELECT, another each time", Mode::Simple, VARYING, 16),
     ("simple, SELECT", Mode::Simple, SELECT, 100),
     ("simple, UPDATE", Mode::Simple, UPDATE, 16),
     ("simple, SELECT of 703 bytes", Mode::Simple, LONG, 16),
@@ -107,7 +112,7 @@ fn cpu(bench: &Bench) -> io::Result<()> {
         let start = |off: &str| Arranged::start(bench, &format!("default_pool_size = 20\n{off}"), &[]);
         let all = [start("")?, start(OFF)?, start(OFF)?];
         for (&&(label, mode, sql, clients), [followed, control]) in cells.iter().zip(&mut results) {
-            let cost = interleaved(bench, &all, &Script::new(mode, sql, 1), clients);
+            let cost = interleaved(bench, &all, &script(mode, sql), clients);
             let cost = cost.map_err(|e| io::Error::new(e.kind(), format!("{label}: {e}")))?;
             followed.push(cost[0], (cost[1] + cost[2]) / 2.0);
             control.push(cost[1], cost[2]);
@@ -124,10 +129,20 @@ fn cpu(bench: &Bench) -> io::Result<()> {
     Ok(())
 }
 
+fn script(mode: Mode, sql: &str) -> Script {
+    let mut script = Script::new(mode, &sql.replace("{n}", "31415"), 1);
+    if sql.contains("{n}") {
+        let others = (0..OTHERS).map(|n| Script::new(mode, &sql.replace("{n}", &(31_416 + n).to_string()), 1));
+        script.steps.extend(others.flat_map(|other| other.steps));
+    }
+    script
+}
+
 /// CPU time per query of each, in µs, over the run's time each.
 fn interleaved(bench: &Bench, all: &[Arranged; 3], script: &Script, clients: usize) -> io::Result<[f64; 3]> {
     let open = |arranged: &Arranged| open_idle(&target(arranged.pooler.addr.clone()), clients, script);
     let mut crowds = [open(&all[0])?, open(&all[1])?, open(&all[2])?];
+    let mut steps = [(); 3].map(|()| script.steps.iter().cycle());
     let mut spent = [0u64; 3];
     let mut queries = [0u64; 3];
     let turns = (bench.duration.as_micros() / TURN.as_micros()).max(6) as usize;
@@ -136,7 +151,7 @@ fn interleaved(bench: &Bench, all: &[Arranged; 3], script: &Script, clients: usi
             // Everyone is as often first as last, and before and after each of the others.
             let i = if turn % 2 == 0 { (turn / 2 + place) % 3 } else { (turn / 2 + 3 - place) % 3 };
             let before = Usage::of(all[i].pooler.pid())?.cpu_ns;
-            let answered = for_a_turn(&mut crowds[i], script)?;
+            let answered = for_a_turn(&mut crowds[i], &mut steps[i])?;
             if turn >= WARMUP_TURNS {
                 spent[i] += Usage::of(all[i].pooler.pid())?.cpu_ns - before;
                 queries[i] += answered;
@@ -147,10 +162,10 @@ fn interleaved(bench: &Bench, all: &[Arranged; 3], script: &Script, clients: usi
 }
 
 /// Everyone asks, then everyone is heard, again and again. Queries answered.
-fn for_a_turn(crowd: &mut [Client], script: &Script) -> io::Result<u64> {
+fn for_a_turn<'a>(crowd: &mut [Client], steps: &mut impl Iterator<Item = &'a Step>) -> io::Result<u64> {
     let (started, mut answered) = (Instant::now(), 0);
     while started.elapsed() < TURN {
-        crowd.iter_mut().try_for_each(|client| client.ask(&script.steps[0]))?;
+        crowd.iter_mut().zip(&mut *steps).try_for_each(|(client, step)| client.ask(step))?;
         crowd.iter_mut().try_for_each(Client::hear)?;
         answered += crowd.len() as u64;
     }
