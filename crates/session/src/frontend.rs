@@ -489,6 +489,8 @@ impl Session {
         if server.ledger.is_skipping() && tag != frontend::SYNC {
             return Ok(self.discard(message));
         }
+        // Behind a message that has no place in it, whatever is answered comes after a COPY that has failed.
+        let in_copy = server.copying_in && server.ledger.len() == 1;
         match tag {
             frontend::QUERY => {
                 if message.is_hardly_begun() {
@@ -521,7 +523,7 @@ impl Session {
             }
             frontend::EXECUTE if self.forgetful.is_empty() => server.owe(Owed::Execute),
             frontend::EXECUTE => return self.execute_forgetful(message, server, ctx),
-            frontend::SYNC if server.copying_in => server.copy_syncs += 1,
+            frontend::SYNC if in_copy => server.copy_syncs += 1,
             frontend::SYNC if server.leftover.is_some() => return Ok(self.sync_and_tidy(message, server, ctx)),
             frontend::SYNC => server.owe(Owed::Sync),
             frontend::FUNCTION_CALL => {
@@ -531,9 +533,9 @@ impl Session {
                 }
                 server.owe(Owed::FunctionCall);
             }
-            frontend::COPY_DATA if server.copying_in => server.copy_syncs = 0,
+            frontend::COPY_DATA if in_copy => server.copy_syncs = 0,
             frontend::COPY_DATA => server.ledger.push(Owed::CopyData),
-            frontend::COPY_DONE | frontend::COPY_FAIL if server.copying_in => server.copying_in = false,
+            frontend::COPY_DONE | frontend::COPY_FAIL if in_copy => server.copying_in = false,
             frontend::COPY_DONE | frontend::COPY_FAIL => server.ledger.push(Owed::CopyEnd),
             frontend::PARSE => return self.parse(message, server, ctx),
             frontend::BIND => return self.bind(message, server, ctx),

@@ -313,16 +313,22 @@ impl Ledger {
             // It runs, so nothing in front of it failed.
             self.settle(&Owed::Query(Some(Vec::new())));
         }
-        let (mut copying, mut syncs) = (true, 0);
+        let (mut copying, mut strayed, mut syncs) = (true, false, 0);
+        let mut place = 0;
         self.owed.retain(|owed| {
+            // A message that has no place in a COPY gets an answer only if the COPY has failed before it is read.
+            strayed |= place > 0 && !matches!(owed, Owed::Sync | Owed::CopyData | Owed::CopyEnd);
+            place += 1;
+            if !copying || strayed {
+                return true;
+            }
             match owed {
                 Owed::CopyData => syncs = 0,
                 Owed::Sync => syncs += 1,
                 _ => {}
             }
-            let read_in_copy_mode = copying && matches!(owed, Owed::Sync | Owed::CopyData | Owed::CopyEnd);
-            copying &= !matches!(owed, Owed::CopyEnd);
-            !read_in_copy_mode
+            copying = !matches!(owed, Owed::CopyEnd);
+            !matches!(owed, Owed::Sync | Owed::CopyData | Owed::CopyEnd)
         });
         if !copying {
             self.settle(&Owed::CopyEnd);
@@ -379,5 +385,18 @@ mod tests {
         ledger.push(Owed::Sync);
         assert_eq!(ledger.begin_copy_in(), Some(1));
         assert_eq!(ledger.len(), 1);
+    }
+
+    #[test]
+    fn what_strays_into_a_copy_keeps_its_place_among_the_syncs() {
+        let mut ledger = Ledger::default();
+        let close = || Owed::Close(None);
+        for owed in [Owed::Query(None), Owed::CopyData, Owed::Sync, close(), Owed::Sync, Owed::CopyEnd, Owed::Sync] {
+            ledger.push(owed);
+        }
+        assert_eq!(ledger.begin_copy_in(), Some(1));
+        ledger.fail_copy(1);
+        let answered = std::iter::from_fn(|| ledger.pop()).map(|owed| format!("{owed:?}")).collect::<Vec<_>>();
+        assert_eq!(answered.join(" "), "Query(None) Sync Close(None) Sync Sync");
     }
 }

@@ -284,14 +284,14 @@ fn is_excused(direct: &Event, pooled: &Event) -> bool {
         return true;
     }
     let described = direct.tag == b't';
-    let counted = direct.sqlstate() == "08P01" && direct.field(b'M').starts_with("bind message ");
+    let malformed = direct.sqlstate() == "08P01";
     // When it copies, PostgreSQL looks at the type before the length, and has other words for that; and what it says before
     // it closes can be lost when more is being written to it.
     let broken_length = pooled.sqlstate() == "08P01" && pooled.field(b'M').starts_with("invalid message length");
     let eof_in_copy = direct.sqlstate() == "08006" && direct.field(b'R') == "CopyGetData";
     let broken_in_copy = (broken_length && (eof_in_copy || is_stray_in_copy(direct)))
         || (is_stray_in_copy(direct) && pooled.sqlstate() == "08006");
-    broken_in_copy || (pooled.tag == b'E' && pooled.sqlstate() == "25P02" && (described || counted))
+    broken_in_copy || (pooled.tag == b'E' && pooled.sqlstate() == "25P02" && (described || malformed))
 }
 
 /// A FETCH that was prepared when its cursor was another one, or none, returns what it did then. A server that has to
