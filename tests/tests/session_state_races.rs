@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgsluice_tests::session_state::{database, pooler};
 use pgsluice_tests::wire::message as m;
-use pgsluice_tests::{APP, Pooler, Postgres, Raw, Version};
+use pgsluice_tests::{APP, Pooler, Postgres, Raw, Version, eventually};
 
 const ROUNDS: usize = 15;
 const SOON: Duration = Duration::from_secs(3);
@@ -123,6 +123,33 @@ fn what_could_not_be_asked_for_in_time_is_not_forgotten() {
             if let Ok(rows) = other.rows(mine) {
                 assert_eq!(rows[0][0].as_deref(), Some("0"), "{lock}: it is another's now");
             }
+        }
+    }
+}
+
+/// Without a command through the pool that could have made it.
+#[test]
+fn what_a_function_leaves_that_a_migration_made_is_soon_removed() {
+    for version in Version::ALL {
+        let postgres = Postgres::shared_version(version);
+        let database = database(postgres);
+        let pooler = pooler(postgres, &database, 1, "");
+        let (mut client, mut other) = (pooler.connect(APP, &database), pooler.connect(APP, &database));
+        client.run("SELECT 1");
+        let mut migration = postgres.admin(&database);
+        migration.run(
+            "CREATE FUNCTION made_late() RETURNS text LANGUAGE sql AS $$SELECT set_config('app.tenant', 'late', false)$$",
+        );
+        migration.run("CREATE VIEW shown_late AS SELECT made_late(); GRANT SELECT ON shown_late TO PUBLIC");
+        drop(migration);
+        for sql in ["SELECT made_late()", "SELECT * FROM shown_late"] {
+            // Statistics may be ten seconds late; the next full reading comes much later.
+            let noticed = eventually(Duration::from_secs(40), || {
+                client.run(sql);
+                other.value("SELECT coalesce(current_setting('app.tenant', true), '')").is_empty()
+            });
+            assert!(noticed, "{sql}");
+            assert_eq!(client.value("SHOW app.tenant"), "late");
         }
     }
 }

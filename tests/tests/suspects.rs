@@ -289,6 +289,9 @@ fn the_catalog_is_read_whatever_a_user_puts_before_it() {
         CREATE OPERATOR trap.= (function = trap.yes, leftarg = text, rightarg = text);
         CREATE OPERATOR trap.<> (function = trap.yes, leftarg = text, rightarg = text);
         CREATE OPERATOR trap.~ (function = trap.yes, leftarg = text, rightarg = text);
+        CREATE FUNCTION trap.plus(int8, int8) RETURNS int8 LANGUAGE sql AS $$SELECT trap.raise()::int8$$;
+        CREATE OPERATOR trap.+ (function = trap.plus, leftarg = int8, rightarg = int8);
+        CREATE FUNCTION trap.pg_is_in_recovery() RETURNS bool LANGUAGE sql AS $$SELECT trap.raise() IS NULL$$;
         CREATE VIEW trap.pg_class AS SELECT trap.raise();
         CREATE VIEW trap.pg_proc AS SELECT trap.raise();
         CREATE DOMAIN trap.oid AS pg_catalog.oid CHECK (value < '1'::pg_catalog.oid);
@@ -299,5 +302,53 @@ fn the_catalog_is_read_whatever_a_user_puts_before_it() {
         assert!(client.rows("SELECT 'a'::text = 'b'::text").is_err(), "the trap works");
         let found = suspects(&mut client);
         assert!(found.names().any(|name| name == "sets"), "{found:?}");
+        assert!(written(&mut client).is_some());
+    });
+}
+
+/// What [`Suspects::WRITTEN`] tells.
+fn written(client: &mut Raw) -> Option<u64> {
+    let rows = client.rows(Suspects::WRITTEN).unwrap_or_else(|error| panic!("{error:?}"));
+    rows.first().map(|row| row[1].as_deref().expect("a number").parse().expect("a number"))
+}
+
+#[test]
+fn a_number_tells_that_something_has_been_made_or_changed() {
+    on_each("CREATE TABLE item (id int); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", |database| {
+        let mut client = database.connect();
+        let changes = [
+            "CREATE FUNCTION g() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 2'",
+            "CREATE VIEW v AS SELECT f()",
+            "CREATE OR REPLACE VIEW v AS SELECT f() + 1 AS f",
+            "ALTER TABLE item ALTER id SET DEFAULT f()",
+            "ALTER TABLE item ADD CHECK (id > f())",
+            "CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+            "CREATE TRIGGER t BEFORE INSERT ON item EXECUTE FUNCTION t()",
+            "ALTER FUNCTION f() RENAME TO h",
+            "CREATE POLICY p ON item USING (id > h())",
+            "CREATE DOMAIN d AS int CHECK (value > h())",
+            "CREATE CAST (item AS int) WITH INOUT",
+            "DROP VIEW v",
+        ];
+        let mut last = written(&mut client);
+        for change in changes {
+            let other = &mut database.postgres.admin(&database.name);
+            other.run(change);
+            // Backends report when their transaction ends, but not more often than once a second: here all is in one.
+            other.run("SELECT pg_stat_force_next_flush()");
+            let now = written(&mut client);
+            assert!(now > last, "{change}: {last:?}, {now:?}");
+            last = now;
+        }
+        client.run("CREATE TEMP TABLE mine AS SELECT 1; SELECT count(*) FROM pg_proc; INSERT INTO item SELECT 5 WHERE false");
+        client.run("SELECT pg_stat_force_next_flush()");
+        let idle = written(&mut client);
+        client.run("SELECT count(*) FROM item; BEGIN; DELETE FROM item; ROLLBACK; SELECT pg_stat_force_next_flush()");
+        assert_eq!(written(&mut client), idle, "what is no change of the catalog does not count");
+        client.run("SET work_mem = '1MB'");
+        let mut admin = database.postgres.admin(&database.name);
+        admin.run("SET track_counts = off");
+        assert_eq!(written(&mut admin), None, "nobody counts");
     });
 }

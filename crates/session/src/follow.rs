@@ -136,23 +136,25 @@ impl Session {
     }
 }
 
-/// Rows of [`Suspects::QUERY`], as far as they have come; `None` after an error.
-pub(crate) type CatalogRows = Option<Vec<[Box<[u8]>; 3]>>;
+/// A row of an answer to [`Suspects::QUERY`] or [`Suspects::WRITTEN`]: kind, name, source.
+pub type CatalogRow = [Box<[u8]>; 3];
+
+/// Such rows, as far as they have come; `None` after an error.
+pub(crate) type CatalogRows = Option<Vec<CatalogRow>>;
 
 impl Server {
-    /// Appends the question what the database has that can change a session's state; the answer comes through
-    /// [`Server::handle_alone`].
-    pub fn write_catalog_query(&mut self, out: &mut Vec<u8>) {
-        FrontendWriter(out).query(Suspects::QUERY.as_bytes());
+    /// Appends a question about what the database has that can change a session's state, [`Suspects::QUERY`] or
+    /// [`Suspects::WRITTEN`]; the answer comes through [`Server::handle_alone`].
+    pub fn write_catalog_query(&mut self, question: &'static str, out: &mut Vec<u8>) {
+        FrontendWriter(out).query(question.as_bytes());
         self.owe_hidden_cycle(Owed::HiddenQuery);
         self.unnamed = None;
         self.catalog_rows = Some(Some(Vec::new()));
     }
 
     /// The answer, when it is in; `None` if the question failed.
-    pub fn take_catalog(&mut self) -> Option<Suspects> {
-        let rows = self.catalog_rows.take()??;
-        Some(Suspects::from_rows(rows.iter().map(|row| row.each_ref().map(|column| &**column))))
+    pub fn take_catalog(&mut self) -> Option<Vec<CatalogRow>> {
+        self.catalog_rows.take()?
     }
 
     pub(crate) fn take_catalog_row(&mut self, body: &[u8]) {

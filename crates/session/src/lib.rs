@@ -33,7 +33,7 @@ mod unnamed;
 
 pub use client_login::{AuthMethod, ClientLogin, LoginWant};
 pub use error::{Refusal, ServerError, StartupFault, Violation};
-pub use follow::Catalog;
+pub use follow::{Catalog, CatalogRow};
 pub use frontend::{Pooling, Progress, Session, Want};
 pub use identity::{Identity, Replication};
 pub use loss::AfterLoss;

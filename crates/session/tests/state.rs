@@ -387,7 +387,7 @@ fn the_catalog_is_read_from_rows() {
     let ask = |answer: &[u8]| {
         let mut server = fresh_server();
         let mut out = Vec::new();
-        server.write_catalog_query(&mut out);
+        server.write_catalog_query(Suspects::QUERY, &mut out);
         assert_eq!(out, f::query(Suspects::QUERY));
         let answer = [answer, &ready()].concat();
         assert_eq!(server.handle_alone(&answer, &mut Plan::default()), Ok(answer.len()));
@@ -399,7 +399,7 @@ fn the_catalog_is_read_from_rows() {
     };
     let done = complete("SELECT 2");
     assert!(ask(&[b"T\0\0\0\x06\0\0".to_vec(), rows.clone(), done.clone()].concat()).is_some());
-    assert!(ask(&done).is_some_and(|suspects| suspects.is_empty()), "a database without any");
+    assert!(ask(&done).is_some_and(|rows| rows.is_empty()), "a database without any");
     assert!(ask(&[rows.clone(), error("42501", "no")].concat()).is_none());
     assert!(ask(&[rows, row(&[None]), done].concat()).is_none(), "rows of another shape");
 }

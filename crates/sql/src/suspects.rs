@@ -49,6 +49,15 @@ impl Suspects {
     /// a name, and a source. See [`Suspects::from_rows`].
     pub const QUERY: &str = include_str!("suspects.sql");
 
+    /// Asks, in well under a millisecond, for a number that changes when what [`Suspects::QUERY`] reads has changed: its second
+    /// column, in one row of the same shape. There is no row where PostgreSQL does not count (`track_counts`, a standby).
+    /// Backends report what they wrote when a transaction ends, but not more often than once a second, and then up to 10 s
+    /// later if they are idle.
+    ///
+    /// Source: manual, "The Cumulative Statistics System"; `pgstat_report_stat` in
+    /// `src/backend/utils/activity/pgstat.c`.
+    pub const WRITTEN: &str = include_str!("written.sql");
+
     /// The suspects according to the rows of [`Suspects::QUERY`]: kind, name, source.
     ///
     /// | kind | what is named | source |

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pgsluice_pool::PoolId;
-use pgsluice_session::{Audit, Catalog, Plan, Suspects};
+use pgsluice_session::{Audit, Catalog, CatalogRow, Plan, Suspects};
 use tokio::task::spawn_local;
 use tracing::{debug, warn};
 
@@ -13,10 +13,15 @@ use super::conn::{Idle, Linked};
 use super::recover::{Left, Lost};
 use super::{State, Worker};
 
-/// How old the answer may become.
+/// How old the answer may become where PostgreSQL does not tell whether anything has changed since.
 const AGE_MAX: Duration = Duration::from_secs(60);
-/// How soon it is asked again when it is out of date.
+/// The same where it does.
+const COUNTED_AGE_MAX: Duration = Duration::from_secs(600);
+/// How soon it is asked again, whether anything has changed included.
 const AGE_MIN: Duration = Duration::from_secs(1);
+/// The answer takes time, seconds where there are many thousands of functions and views: it is not asked again before this
+/// many times as long have passed.
+const COST_PARTS: u32 = 20;
 /// How long the answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -29,7 +34,21 @@ pub(super) struct Knowledge {
     /// The same, since it was asked last.
     changed: bool,
     asked: Option<Instant>,
+    /// How long the answer took, if there was one or not.
+    took: Duration,
+    /// What [`Suspects::WRITTEN`] told before, and when that was asked last.
+    written: Option<Box<[u8]>>,
+    compared: Option<Instant>,
     asking: bool,
+}
+
+/// What is to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// Everything.
+    Catalog,
+    /// Whether anything has changed, and everything if so.
+    Changes,
 }
 
 impl Knowledge {
@@ -50,11 +69,20 @@ impl Knowledge {
         self.asking
     }
 
-    /// Is it to be asked now? Where clients wait for servers, only if it has never been, or for twice as long as otherwise.
-    fn is_due(&self, now: Instant, waited_for: bool) -> bool {
-        let limit = if self.suspects.is_none() || self.outdated { AGE_MIN } else { AGE_MAX };
-        let limit = if waited_for { limit * 2 } else { limit };
-        !self.asking && self.asked.is_none_or(|at| now.saturating_duration_since(at) >= limit)
+    /// What is to be asked now? Where clients wait for servers it takes twice as long until anything is.
+    fn due(&self, now: Instant, waited_for: bool) -> Option<Question> {
+        let is_over = |since: Option<Instant>, limit: Duration| {
+            let limit = if waited_for { limit * 2 } else { limit };
+            since.is_none_or(|at| now.saturating_duration_since(at) >= limit)
+        };
+        if self.asking || !is_over(self.asked, AGE_MIN.max(self.took * COST_PARTS)) {
+            return None;
+        }
+        let age_max = if self.written.is_some() { COUNTED_AGE_MAX } else { AGE_MAX };
+        if self.suspects.is_none() || self.outdated || is_over(self.asked, age_max) {
+            return Some(Question::Catalog);
+        }
+        (self.written.is_some() && is_over(self.compared, AGE_MIN)).then_some(Question::Changes)
     }
 }
 
@@ -63,39 +91,50 @@ impl Worker {
     pub(super) fn give_back(self: &Rc<Self>, state: &mut State, pool: PoolId, idle: Idle, now: Instant) {
         let entry = state.pool(pool);
         let wanted = entry.spec.tracking.is_on() && entry.spec.tracking.audit == Audit::Suspects;
-        if !wanted || !entry.knowledge.is_due(now, entry.pool.waiting() > 0) {
-            return self.place(state, pool, idle, true, now);
-        }
+        let due = if wanted { entry.knowledge.due(now, entry.pool.waiting() > 0) } else { None };
+        let Some(question) = due else { return self.place(state, pool, idle, true, now) };
         entry.knowledge.asking = true;
-        entry.knowledge.asked = Some(now);
         entry.cleaning += 1;
         let linked = idle.link();
         let live = linked.conn.live.clone();
         state.cleaning.insert(live.info.id, (pool, live));
         let worker = self.clone();
-        spawn_local(async move { worker.learn(pool, linked).await });
+        spawn_local(async move { worker.learn(pool, linked, question).await });
     }
 
-    async fn learn(self: Rc<Self>, pool: PoolId, mut linked: Linked) {
-        // What is changed from now on may not be in the answer.
-        self.cell.borrow_mut().pool(pool).knowledge.changed = false;
-        let answer = tokio::time::timeout(ANSWER_LIMIT, ask(&mut linked)).await.unwrap_or(Err(Lost::Late));
+    async fn learn(self: Rc<Self>, pool: PoolId, mut linked: Linked, question: Question) {
+        let known = self.cell.borrow_mut().pool(pool).knowledge.written.clone();
+        let written = in_time(ask(&mut linked, Suspects::WRITTEN)).await;
+        let unchanged = question == Question::Changes && matches!(&written, Ok(Some(rows)) if number(rows) == known);
+        let started = Instant::now();
+        let answer = match &written {
+            Ok(_) if !unchanged => {
+                // What is changed from now on may not be in the answer.
+                self.cell.borrow_mut().pool(pool).knowledge.changed = false;
+                in_time(ask(&mut linked, Suspects::QUERY)).await
+            }
+            _ => Ok(None),
+        };
         let mut state = self.cell.borrow_mut();
         let id = linked.conn.live.info.id;
         state.cleaning.remove(&id);
         let entry = state.pool(pool);
         entry.cleaning -= 1;
-        entry.knowledge.asking = false;
-        match &answer {
-            Ok(Some(_)) => {}
-            Ok(None) if entry.knowledge.suspects.is_none() => {
-                warn!(database = %entry.spec.database, "the catalog could not be read: every transaction is audited");
+        let knowledge = &mut entry.knowledge;
+        (knowledge.asking, knowledge.compared) = (false, Some(started));
+        if !unchanged {
+            (knowledge.asked, knowledge.took) = (Some(started), started.elapsed());
+            match answer {
+                Ok(Some(rows)) => {
+                    knowledge.suspects = Some(Suspects::from_rows(rows.iter().map(|row| row.each_ref().map(|c| &**c))));
+                    knowledge.outdated = knowledge.changed;
+                    knowledge.written = written.ok().flatten().and_then(|rows| number(&rows));
+                }
+                Ok(None) if knowledge.suspects.is_none() => {
+                    warn!(database = %entry.spec.database, "the catalog could not be read: every transaction is audited");
+                }
+                Ok(None) | Err(_) => debug!(server = id, "the catalog could not be read again"),
             }
-            Ok(None) | Err(_) => debug!(server = id, ?answer, "the catalog could not be read again"),
-        }
-        if let Ok(Some(suspects)) = answer {
-            entry.knowledge.suspects = Some(suspects);
-            entry.knowledge.outdated = entry.knowledge.changed;
         }
         match (answer_is_lost(&linked), linked) {
             (false, Linked { conn, server }) => match server.release() {
@@ -114,14 +153,52 @@ fn answer_is_lost(linked: &Linked) -> bool {
     !linked.server.is_quiet()
 }
 
-async fn ask(linked: &mut Linked) -> Result<Option<Suspects>, Lost> {
+async fn in_time<T>(answer: impl Future<Output = Result<T, Lost>>) -> Result<T, Lost> {
+    tokio::time::timeout(ANSWER_LIMIT, answer).await.unwrap_or(Err(Lost::Late))
+}
+
+/// The rows; `None` if PostgreSQL has an error for it.
+async fn ask(linked: &mut Linked, question: &'static str) -> Result<Option<Vec<CatalogRow>>, Lost> {
     let Linked { conn, server } = linked;
     let mut out = Vec::new();
-    server.write_catalog_query(&mut out);
+    server.write_catalog_query(question, &mut out);
     conn.stream.write_all(&out).await.map_err(|_| Lost::Gone)?;
     let mut plan = Plan::default();
     while !server.is_quiet() {
         super::recover::read(conn, server, &mut plan).await?;
     }
     Ok(server.take_catalog())
+}
+
+/// What [`Suspects::WRITTEN`] tells.
+fn number(rows: &[CatalogRow]) -> Option<Box<[u8]>> {
+    rows.first().map(|[_, number, _]| number.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_when() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut known = Knowledge::default();
+        assert_eq!(known.due(start, true), Some(Question::Catalog), "at first");
+        known.asked = Some(start);
+        assert_eq!(known.due(at(0), false), None);
+        assert_eq!(known.due(at(1), false), Some(Question::Catalog), "after a failure");
+        known.suspects = Some(Suspects::default());
+        assert_eq!((known.due(at(59), false), known.due(at(60), false)), (None, Some(Question::Catalog)));
+        assert_eq!((known.due(at(119), true), known.due(at(120), true)), (None, Some(Question::Catalog)));
+        (known.written, known.compared) = (Some((*b"12").into()), Some(start));
+        assert_eq!((known.due(at(0), false), known.due(at(1), false)), (None, Some(Question::Changes)));
+        assert_eq!((known.due(at(1), true), known.due(at(2), true)), (None, Some(Question::Changes)));
+        assert_eq!(known.due(at(600), false), Some(Question::Catalog));
+        known.took = Duration::from_secs(5);
+        known.set_outdated();
+        assert_eq!((known.due(at(99), false), known.due(at(100), false)), (None, Some(Question::Catalog)));
+        known.asking = true;
+        assert_eq!(known.due(at(100), false), None);
+    }
 }
