@@ -153,3 +153,30 @@ fn what_a_function_leaves_that_a_migration_made_is_soon_removed() {
         }
     }
 }
+
+/// A replay is refused while its session is pinned: what kept it there is gone with the server, so it cannot go on.
+#[test]
+fn a_pinned_session_whose_settings_are_refused_ends() {
+    // The first is sent right behind the replay, the other waits for it, as it might end the replay's block.
+    for (version, sql) in Version::ALL.into_iter().flat_map(|version| [(version, "SELECT 1"), (version, "COMMIT")]) {
+        let postgres = Postgres::shared_version(version);
+        let database = database(postgres);
+        let pooler = pooler(postgres, &database, 2, "");
+        let role = format!("brief_{database}_{}", sql.len());
+        postgres.admin(&database).run(&format!("CREATE ROLE {role}; GRANT {role} TO {}", APP.user));
+        let options = format!("-c role={role}");
+        let startup = [("user", APP.user), ("database", &*database), ("options", &*options)];
+        let mut client = Raw::connect_with(pooler.addr(), APP.password, &startup).expect("a login");
+        client.run("SELECT pg_advisory_lock(7)");
+        client.run("SET role = none; RESET role");
+        postgres.admin(&database).run(&format!("DROP ROLE {role}"));
+        client.send(&m::query(sql)).expect("the pooler takes it");
+        let replies = client.until_closed(SOON).expect("the connection is closed");
+        let last = replies.last().map(|reply| (reply.field(b'V'), reply.sqlstate()));
+        assert_eq!(last, Some(("FATAL".to_owned(), "22023".to_owned())), "{replies:?}");
+        let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database =
+            (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let mut admin = postgres.admin(&database);
+        assert!(eventually(SOON, || admin.value(locks) == "0"));
+    }
+}

@@ -518,8 +518,10 @@ impl Client {
             && let Some(body) = server.take_own_error()
         {
             let refusal = Report::read(&body).map_or(Refusal::ServerLost, Refusal::from_report);
+            let pinned = server.is_pinned();
             self.take_back(state);
-            return self.refuse(state, refusal, cx);
+            // What kept it there is gone.
+            return if pinned { Err(End::Refused(refusal)) } else { self.refuse(state, refusal, cx) };
         }
         if !server.is_replaying() && server.take_reset_failed() {
             self.take_back(state);
