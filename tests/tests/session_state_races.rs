@@ -12,6 +12,11 @@ const SOON: Duration = Duration::from_secs(3);
 
 /// Tries `round` directly and through a pool of `servers`, often, with a function that connects.
 fn often(servers: usize, round: impl Fn(&dyn Fn(&[(&str, &str)]) -> Raw, usize)) {
+    tries(ROUNDS, servers, round);
+}
+
+/// The same so many times.
+fn tries(rounds: usize, servers: usize, round: impl Fn(&dyn Fn(&[(&str, &str)]) -> Raw, usize)) {
     for version in Version::ALL {
         let postgres = Postgres::shared_version(version);
         for pooled in [false, true] {
@@ -22,7 +27,7 @@ fn often(servers: usize, round: impl Fn(&dyn Fn(&[(&str, &str)]) -> Raw, usize))
                 let own = [("user", APP.user), ("database", &database)];
                 Raw::connect_with(addr, APP.password, &[&own[..], more].concat()).expect("a login")
             };
-            (0..ROUNDS).for_each(|n| round(&connect, n));
+            (0..rounds).for_each(|n| round(&connect, n));
         }
     }
 }
@@ -68,6 +73,22 @@ fn what_was_drawn_before_a_discard_is_forgotten_on_every_server() {
             }
         });
     }
+}
+
+#[test]
+fn lastval_right_behind_anothers_nextval() {
+    tries(1, 1, |connect, _| {
+        for draw in ["SELECT nextval('ticket')", "SELECT count_on()", "INSERT INTO counted (note) VALUES ('mine')"] {
+            for settings in [&[][..], &[("work_mem", "3MB")]] {
+                let (mut client, mut other) = (connect(settings), connect(&[]));
+                other.run(draw);
+                for ask in ["SELECT lastval()", "SELECT currval('ticket')", "COMMIT; SELECT lastval()"] {
+                    let state = client.rows(ask).map_err(|error| error.sqlstate());
+                    assert_eq!(state, Err("55000".to_owned()), "{ask} behind {draw}, with {settings:?}");
+                }
+            }
+        }
+    });
 }
 
 #[test]

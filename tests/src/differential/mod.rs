@@ -36,6 +36,8 @@ const LANES: [usize; 4] = [200, 3, 200, 1];
 
 /// Cases of a lane that may crash PostgreSQL.
 const CRASHES_MAX: usize = 5;
+/// How often a long campaign tells how far it is.
+const PROGRESS: Duration = Duration::from_secs(60);
 /// How often a case is run that is hit by another one's crash.
 const ATTEMPTS: usize = 5;
 
@@ -107,11 +109,16 @@ struct Share {
 fn work(version: Version, plan: Plan, number: usize, crashes: &Crashes) -> Share {
     let mut lane = Lane::new(version, LANES[number]);
     let mut share = Share::default();
+    let mut said = Instant::now();
     // A seed has its lane, wherever a campaign begins.
     let first = (number as u64).wrapping_sub(plan.seed) % LANES.len() as u64;
     for index in (first..plan.sequences).step_by(LANES.len()) {
         let seed = plan.seed.wrapping_add(index);
         share.run += 1;
+        if number == 0 && said.elapsed() >= PROGRESS {
+            eprintln!("{version:?}: about {index} sequences so far");
+            said = Instant::now();
+        }
         match run_seed(version, &mut lane, number, seed, crashes) {
             Fate::Same => {}
             Fate::Excused => share.excused += 1,
