@@ -20,8 +20,10 @@ const COUNTED_AGE_MAX: Duration = Duration::from_secs(600);
 /// How soon it is asked again, whether anything has changed included.
 const AGE_MIN: Duration = Duration::from_secs(1);
 /// The answer takes time, seconds where there are many thousands of functions and views: it is not asked again before this
-/// many times as long have passed.
+/// many times as long have passed,
 const COST_PARTS: u32 = 20;
+/// and this many where everything is audited until it is known.
+const OUTDATED_COST_PARTS: u32 = 4;
 /// How long the answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -75,11 +77,13 @@ impl Knowledge {
             let limit = if waited_for { limit * 2 } else { limit };
             since.is_none_or(|at| now.saturating_duration_since(at) >= limit)
         };
-        if self.asking || !is_over(self.asked, AGE_MIN.max(self.took * COST_PARTS)) {
+        let unknown = self.suspects.is_none() || self.outdated;
+        let parts = if unknown { OUTDATED_COST_PARTS } else { COST_PARTS };
+        if self.asking || !is_over(self.asked, AGE_MIN.max(self.took * parts)) {
             return None;
         }
         let age_max = if self.written.is_some() { COUNTED_AGE_MAX } else { AGE_MAX };
-        if self.suspects.is_none() || self.outdated || is_over(self.asked, age_max) {
+        if unknown || is_over(self.asked, age_max) {
             return Some(Question::Catalog);
         }
         (self.written.is_some() && is_over(self.compared, AGE_MIN)).then_some(Question::Changes)
@@ -196,8 +200,9 @@ mod tests {
         assert_eq!((known.due(at(1), true), known.due(at(2), true)), (None, Some(Question::Changes)));
         assert_eq!(known.due(at(600), false), Some(Question::Catalog));
         known.took = Duration::from_secs(5);
+        assert_eq!((known.due(at(99), false), known.due(at(100), false)), (None, Some(Question::Changes)));
         known.set_outdated();
-        assert_eq!((known.due(at(99), false), known.due(at(100), false)), (None, Some(Question::Catalog)));
+        assert_eq!((known.due(at(19), false), known.due(at(20), false)), (None, Some(Question::Catalog)));
         known.asking = true;
         assert_eq!(known.due(at(100), false), None);
     }
