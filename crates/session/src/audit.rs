@@ -57,22 +57,6 @@ const TYPES: [u32; 7] = [1009, 16, 16, 16, 16, 16, 16];
 /// Settings that belong to a transaction, not to its session.
 const OF_TRANSACTION: [&str; 3] = ["transaction_deferrable", "transaction_isolation", "transaction_read_only"];
 
-/// What only an audit can tell, part by part.
-const PARTS: [Effects; 6] =
-    [Effects::SETTINGS, Effects::PREPARE, Effects::CURSOR, Effects::LISTEN, Effects::TEMP, Effects::ADVISORY];
-
-/// What may have done anything.
-pub(crate) const ANYTHING: Effects = Effects::OPAQUE.union(Effects::SUSPECT);
-
-/// Of what was touched, what an audit has to look for; nothing: no audit is due.
-pub(crate) fn scope(touched: Effects) -> Effects {
-    let all = PARTS.into_iter().fold(Effects::default(), |all, part| all | part);
-    if touched.intersects(ANYTHING | Effects::DISCARD) {
-        return all;
-    }
-    PARTS.into_iter().filter(|part| touched.intersects(*part)).fold(Effects::default(), |sum, part| sum | part)
-}
-
 /// An audit under way.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
@@ -95,15 +79,15 @@ impl Session {
             && server.is_quiet()
             && server.audit.is_none()
             && !self.is_mid_message()
-            && !scope(server.touched).is_empty()
+            && !server.touched.parts().is_empty()
     }
 
     /// Appends the question. The answer comes through [`Session::handle_server`]; until then the session takes nothing from
     /// its client.
     pub fn write_audit(&self, server: &mut Server, catalog: Catalog<'_>, registry: &mut Registry, out: &mut Vec<u8>) {
         let touched = std::mem::take(&mut server.touched);
-        let opaque = touched.intersects(ANYTHING);
-        let scope = scope(touched);
+        let opaque = touched.intersects(Effects::ANYTHING);
+        let scope = touched.parts();
         let mut names: BTreeSet<&str> = self.settings.custom().chain(server.settings.custom()).collect();
         server.custom.iter().for_each(|name| registry.note_custom(name));
         names.extend(server.custom.iter().map(AsRef::as_ref));
@@ -331,15 +315,6 @@ fn array(names: &BTreeSet<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_may_have_changed_decides_what_is_asked() {
-        assert!(scope(Effects::WRITE | Effects::TRANSACTION | Effects::DDL | Effects::SEQUENCE).is_empty());
-        assert_eq!(scope(Effects::TEMP | Effects::WRITE), Effects::TEMP);
-        for all in [Effects::OPAQUE, Effects::SUSPECT, Effects::DISCARD] {
-            assert!(PARTS.into_iter().all(|part| scope(all).contains(part)));
-        }
-    }
 
     #[test]
     fn values_come_in_digits_and_names_go_as_an_array() {

@@ -8,7 +8,7 @@ use pgsluice_wire::{
     sqlstate, tag::backend,
 };
 
-use crate::audit::{ANYTHING, AUDIT_ROW_MAX, scope};
+use crate::audit::AUDIT_ROW_MAX;
 use crate::error::Refusal;
 use crate::follow::changes_catalog;
 use crate::frontend::{Pooling, Session};
@@ -281,7 +281,7 @@ impl Server {
             session.note_sequence_use(self, ctx);
         }
         if !hidden {
-            self.unheard |= followed && status == TxStatus::Idle && !scope(self.touched).is_empty();
+            self.unheard |= followed && status == TxStatus::Idle && !self.touched.parts().is_empty();
             ctx.counters.queries += 1;
             ctx.counters.xacts += u64::from(status == TxStatus::Idle);
         }
@@ -350,8 +350,8 @@ impl Server {
     fn handle_notification(&mut self, session: Option<&Session>) -> bool {
         let asked = self.audit.as_ref().map(|audit| audit.scope()).unwrap_or_default();
         let known = self.residue | self.touched | self.pins | asked;
-        let expected =
-            known.intersects(ANYTHING | Effects::LISTEN) || session.is_some_and(|s| s.pooling == Pooling::Session);
+        let expected = known.intersects(Effects::ANYTHING | Effects::LISTEN)
+            || session.is_some_and(|s| s.pooling == Pooling::Session);
         if !expected && !self.ledger.front().is_some_and(Owed::is_hidden) {
             self.set_close_needed();
         }
@@ -520,7 +520,7 @@ impl Server {
 
     /// A cleaning command did not run: all of it is due again.
     fn retry_cleaning(&mut self) {
-        self.residue |= scope(Effects::OPAQUE) | Effects::SEQUENCE;
+        self.residue |= Effects::OPAQUE.parts() | Effects::SEQUENCE;
     }
 
     /// A message the server did not act on had no effect on what we know, either.

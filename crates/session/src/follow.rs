@@ -6,7 +6,6 @@ use pgsluice_sql::{Effects, Reading, Suspects};
 use pgsluice_wire::{DataRow, FrontendWriter, tag::frontend};
 
 use crate::Ctx;
-use crate::audit::ANYTHING;
 use crate::frontend::{Session, Want};
 use crate::ledger::Owed;
 use crate::message::{Message, Step};
@@ -81,8 +80,7 @@ impl Session {
     }
 
     fn judge(&self, effects: Effects, ctx: &Ctx<'_>) -> Effects {
-        // What it makes may be run before it is known.
-        let effects = if effects.contains(Effects::DDL) { effects | Effects::SUSPECT } else { effects };
+        let effects = effects.with_unread();
         match self.tracking.audit {
             Audit::Suspects if matches!(ctx.catalog, Catalog::Known(_)) => effects,
             Audit::Suspects | Audit::Always => effects | Effects::SUSPECT,
@@ -179,7 +177,7 @@ impl Server {
             // What an audit could not find out is asked again.
             self.touched |= Effects::OPAQUE;
         }
-        let asked = ANYTHING | Effects::SETTINGS;
+        let asked = Effects::ANYTHING | Effects::SETTINGS;
         if !reading.custom.is_empty() && reading.effects.intersects(asked) {
             self.custom.extend(reading.custom.iter().cloned());
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pgsluice_sql::Effects;
 use pgsluice_wire::{FrontendWriter, TxStatus, tag::frontend};
 
-use crate::audit::{Pending, scope};
+use crate::audit::Pending;
 use crate::follow::{CatalogRows, LastText};
 use crate::ledger::{Ledger, Owed};
 use crate::params::Params;
@@ -333,7 +333,7 @@ impl Server {
 
     /// Must [`Server::clean`] run before it is lent again?
     pub fn needs_cleaning(&self) -> bool {
-        let left = self.residue | self.pins | scope(self.touched);
+        let left = self.residue | self.pins | self.touched.parts();
         !left.is_empty() || self.audit.is_some() || self.cancels > 0 || self.cancel_shadow
     }
 
@@ -422,7 +422,7 @@ impl Server {
             self.residue |= unheard.scope();
         }
         let left = std::mem::take(&mut self.pins) | std::mem::take(&mut self.touched);
-        self.residue |= scope(left) | (left & Effects::SEQUENCE);
+        self.residue |= left.parts() | (left & Effects::SEQUENCE);
         self.custom.clear();
         (self.reset, self.unheard) = (false, false);
         if self.tx != TxStatus::Idle {

@@ -47,6 +47,17 @@ impl Effects {
     /// Mentions `pg_settings`: SETTINGS if anything is written. Never in what the crate returns.
     pub(crate) const PG_SETTINGS: Effects = Effects(1 << 31);
 
+    /// What may have done anything.
+    pub const ANYTHING: Effects = Effects::OPAQUE.union(Effects::SUSPECT);
+
+    /// What of a session's state PostgreSQL can be asked for.
+    const PARTS: Effects = Effects::SETTINGS
+        .union(Effects::PREPARE)
+        .union(Effects::CURSOR)
+        .union(Effects::LISTEN)
+        .union(Effects::TEMP)
+        .union(Effects::ADVISORY);
+
     const NAMES: [(&str, Effects); 15] = [
         ("SETTINGS", Effects::SETTINGS),
         ("PREPARE", Effects::PREPARE),
@@ -84,6 +95,19 @@ impl Effects {
     #[must_use]
     pub const fn without(self, other: Effects) -> Effects {
         Effects(self.0 & !other.0)
+    }
+
+    /// The parts of a session's state that may be others afterwards and that PostgreSQL can be asked for: any of
+    /// `SETTINGS | PREPARE | CURSOR | LISTEN | TEMP | ADVISORY`. None: nobody needs to ask.
+    #[must_use]
+    pub fn parts(self) -> Effects {
+        if self.intersects(Effects::ANYTHING | Effects::DISCARD) { Effects::PARTS } else { self & Effects::PARTS }
+    }
+
+    /// The set with SUSPECT if it has DDL: what that makes may be run before the catalog is read again.
+    #[must_use]
+    pub fn with_unread(self) -> Effects {
+        if self.contains(Effects::DDL) { self | Effects::SUSPECT } else { self }
     }
 
     /// Both sets in one, where `|` cannot be used: in constants.

@@ -346,3 +346,14 @@ fn what_has_no_end_is_opaque() {
     ]);
     assert_eq!(read("select U&\"x\"; set a = 1".as_bytes(), None).effects, OPAQUE | SETTINGS);
 }
+
+#[test]
+fn what_may_have_changed_decides_what_is_asked() {
+    let parts = [SETTINGS, PREPARE, CURSOR, LISTEN, TEMP, ADVISORY];
+    assert!((WRITE | TRANSACTION | DDL | SEQUENCE | SEQUENCE_READ | LOAD).parts().is_empty());
+    assert_eq!((TEMP | WRITE).parts(), TEMP);
+    for all in [OPAQUE, Effects::SUSPECT, DISCARD, DDL.with_unread()] {
+        assert_eq!(all.parts(), parts.into_iter().fold(NONE, both), "{all:?}");
+    }
+    assert_eq!((WRITE | SETTINGS).with_unread(), WRITE | SETTINGS);
+}
