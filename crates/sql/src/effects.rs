@@ -10,7 +10,8 @@ pub struct Effects(u32);
 impl Effects {
     /// Nothing.
     pub const NONE: Effects = Effects(0);
-    /// Changes settings: SET in any form but SET TRANSACTION and SET LOCAL, RESET, `set_config`, UPDATE of `pg_settings`.
+    /// Changes settings: SET in any form but SET TRANSACTION and SET LOCAL, RESET, `set_config`, UPDATE of `pg_settings`,
+    /// and LOAD, as PostgreSQL drops those custom settings with the library's prefix that the library does not know.
     pub const SETTINGS: Effects = Effects(1);
     /// Makes, uses or drops prepared statements by SQL: PREPARE, EXECUTE, DEALLOCATE.
     pub const PREPARE: Effects = Effects(1 << 1);

@@ -69,7 +69,7 @@ const WORDS: &[(&str, Word)] = &[
     ("close", Word::Close),
     ("listen", Word::Begins(Effects::LISTEN)),
     ("unlisten", Word::Begins(Effects::LISTEN)),
-    ("load", Word::Begins(Effects::LOAD)),
+    ("load", Word::Begins(Effects::LOAD.union(Effects::SETTINGS))),
     ("discard", Word::Begins(Effects::DISCARD)),
     ("do", RUNS),
     ("call", RUNS),

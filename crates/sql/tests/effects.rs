@@ -177,7 +177,8 @@ fn what_stays_with_the_session() {
         ("close all", CURSOR),
         ("listen mine", LISTEN),
         ("unlisten *", LISTEN),
-        ("load 'x'", LOAD),
+        // It may do away with settings made before.
+        ("load 'x'", both(LOAD, SETTINGS)),
         ("discard all", DISCARD),
         ("discard temp", DISCARD),
         ("create temp table t (a int)", both(TEMP, DDL)),
