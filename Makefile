@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help demo test differential regress lint bench
+.PHONY: help demo test differential regress regress-audit lint bench
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 demo: ## PostgreSQL, pgsluice in front of it and 500 clients, all thrown away afterwards
 	@scripts/demo.sh
@@ -22,6 +22,9 @@ differential: ## 100,000 generated message sequences per version of PostgreSQL, 
 
 regress: ## PostgreSQL's own regression suite, directly and through pgsluice; see docs/regress.md
 	@scripts/regress.sh
+
+regress-audit: ## that the lexer misses no statement of that suite that changes a session's state; see docs/regress.md
+	@scripts/regress-audit.sh
 
 lint: ## formatting, clippy and documentation, all without a warning
 	$(CARGO) fmt --all --check

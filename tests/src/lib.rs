@@ -1,8 +1,8 @@
 //! The harness of the integration tests: a throw-away PostgreSQL, a pooler started as a user would start
 //! it, a client that builds protocol messages byte by byte, and a runner for other programs (psql, pgbench,
 //! driver scripts). Everything here is real: real processes, real sockets, no mocks. It knows nothing of the
-//! pooler's insides and links none of its crates, so that the tests see what a user sees. (One test links `sql`: its catalog
-//! query means something only to a real PostgreSQL.)
+//! pooler's insides and uses none of its crates, so that the tests see what a user sees. (One test uses `sql`, as its catalog
+//! query means something only to a real PostgreSQL, and so does the program that checks `sql` against the regression suite.)
 //!
 //! Every process started here dies with its owner, also when a test panics or the test program is killed;
 //! see [`process::Process`].
