@@ -45,6 +45,8 @@ impl Effects {
     pub const SUSPECT: Effects = Effects(1 << 13);
     /// A statement begins with BEGIN, START, COMMIT, END, ROLLBACK, ABORT, SAVEPOINT, RELEASE or PREPARE TRANSACTION.
     pub const TRANSACTION: Effects = Effects(1 << 14);
+    /// Mentions `pg_listening_channels`.
+    pub const LISTEN_READ: Effects = Effects(1 << 15);
     /// Mentions `pg_settings`: SETTINGS if anything is written. Never in what the crate returns.
     pub(crate) const PG_SETTINGS: Effects = Effects(1 << 31);
 
@@ -59,7 +61,7 @@ impl Effects {
         .union(Effects::TEMP)
         .union(Effects::ADVISORY);
 
-    const NAMES: [(&str, Effects); 15] = [
+    const NAMES: [(&str, Effects); 16] = [
         ("SETTINGS", Effects::SETTINGS),
         ("PREPARE", Effects::PREPARE),
         ("CURSOR", Effects::CURSOR),
@@ -75,6 +77,7 @@ impl Effects {
         ("DDL", Effects::DDL),
         ("SUSPECT", Effects::SUSPECT),
         ("TRANSACTION", Effects::TRANSACTION),
+        ("LISTEN_READ", Effects::LISTEN_READ),
     ];
 
     /// Whether all of `other` are in it.

@@ -18,6 +18,7 @@ const SUSPICIOUS: Effects = Effects::SETTINGS
     .union(Effects::PREPARE)
     .union(Effects::CURSOR)
     .union(Effects::LISTEN)
+    .union(Effects::LISTEN_READ)
     .union(Effects::TEMP)
     .union(Effects::ADVISORY)
     .union(Effects::LOAD)

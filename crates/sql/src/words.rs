@@ -129,6 +129,7 @@ const WORDS: &[(&str, Word)] = &[
     ("setval", Word::Name(Effects::SEQUENCE)),
     ("currval", Word::Name(Effects::SEQUENCE_READ)),
     ("lastval", Word::Name(Effects::SEQUENCE_READ)),
+    ("pg_listening_channels", Word::Name(Effects::LISTEN_READ)),
     ("pg_advisory_lock", LOCKS),
     ("pg_advisory_lock_shared", LOCKS),
     ("pg_try_advisory_lock", LOCKS),

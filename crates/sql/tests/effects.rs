@@ -12,6 +12,7 @@ const ADVISORY: Effects = Effects::ADVISORY;
 const LOAD: Effects = Effects::LOAD;
 const SEQUENCE: Effects = Effects::SEQUENCE;
 const SEQUENCE_READ: Effects = Effects::SEQUENCE_READ;
+const LISTEN_READ: Effects = Effects::LISTEN_READ;
 const WRITE: Effects = Effects::WRITE;
 const DISCARD: Effects = Effects::DISCARD;
 const OPAQUE: Effects = Effects::OPAQUE;
@@ -203,6 +204,7 @@ fn what_stays_with_the_session() {
         ("select nextval('s')", SEQUENCE),
         ("select setval('s', 1)", SEQUENCE),
         ("select currval('s'), lastval()", SEQUENCE_READ),
+        ("select pg_listening_channels()", LISTEN_READ),
         ("select pg_create_logical_replication_slot('s', 'test_decoding', true)", LOAD),
         ("select pg_replication_origin_session_setup('x')", LOAD),
         ("select dblink_connect('c', 'dbname=x')", both(LOAD, OPAQUE)),

@@ -107,6 +107,32 @@ impl NegotiateVersion {
     }
 }
 
+/// A NotificationResponse message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notification<'a> {
+    /// Process id of the backend that sent it.
+    pub pid: u32,
+    /// The channel's name.
+    pub channel: &'a [u8],
+    /// What was sent with it.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Notification<'a> {
+    /// Reads a whole body.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is not a number and two strings.
+    pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
+        let parts = u32_be(body).and_then(|(pid, rest)| {
+            let (channel, rest) = cstr(rest)?;
+            let (payload, rest) = cstr(rest)?;
+            rest.is_empty().then_some(Self { pid, channel, payload })
+        });
+        parts.ok_or(Malformed { message: "NotificationResponse" })
+    }
+}
+
 /// A CommandComplete message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandComplete<'a> {

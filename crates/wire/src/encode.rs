@@ -222,6 +222,11 @@ impl BackendWriter<'_> {
         });
     }
 
+    /// A NotificationResponse, whose body has been read elsewhere.
+    pub fn notification(&mut self, body: &[u8]) {
+        message(self.0, backend::NOTIFICATION_RESPONSE, |out| out.extend(body));
+    }
+
     /// CommandComplete.
     pub fn command_complete(&mut self, command_tag: &str) {
         message(self.0, backend::COMMAND_COMPLETE, |out| put_cstr(out, command_tag.as_bytes()));

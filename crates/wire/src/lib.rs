@@ -16,8 +16,8 @@ mod startup;
 pub mod tag;
 
 pub use backend::{
-    Authentication, BackendKeyData, ColumnView, CommandComplete, DataRow, NegotiateVersion, ParameterStatus,
-    RowDescription, SECRET_LEN_MAX, TxStatus, ready_status, sasl_mechanisms,
+    Authentication, BackendKeyData, ColumnView, CommandComplete, DataRow, NegotiateVersion, Notification,
+    ParameterStatus, RowDescription, SECRET_LEN_MAX, TxStatus, ready_status, sasl_mechanisms,
 };
 pub use encode::{BackendWriter, Column, FrontendWriter, Severity};
 pub use frontend::{Bind, Parse, SaslInitial, Target};
