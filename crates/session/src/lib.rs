@@ -28,6 +28,7 @@ mod settings;
 mod shape;
 mod startup_options;
 mod statement;
+mod told;
 mod tracking;
 mod unnamed;
 
