@@ -341,7 +341,9 @@ fn a_number_tells_that_something_has_been_made_or_changed() {
             assert!(now > last, "{change}: {last:?}, {now:?}");
             last = now;
         }
-        client.run("CREATE TEMP TABLE mine AS SELECT 1; SELECT count(*) FROM pg_proc; INSERT INTO item SELECT 5 WHERE false");
+        client.run(
+            "CREATE TEMP TABLE mine AS SELECT 1; SELECT count(*) FROM pg_proc; INSERT INTO item SELECT 5 WHERE false",
+        );
         client.run("SELECT pg_stat_force_next_flush()");
         let idle = written(&mut client);
         client.run("SELECT count(*) FROM item; BEGIN; DELETE FROM item; ROLLBACK; SELECT pg_stat_force_next_flush()");

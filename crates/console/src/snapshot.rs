@@ -166,6 +166,8 @@ pub enum ConnState {
     WaitingCancelReq,
     /// Server: free, but to be checked before use.
     Used,
+    /// Server: listens for the clients of its pool.
+    Listening,
     /// Server: being reset or checked.
     Tested,
     /// Server: logging in.
@@ -186,6 +188,7 @@ impl ConnState {
             Self::ActiveCancelReq => "active_cancel_req",
             Self::WaitingCancelReq => "waiting_cancel_req",
             Self::Used => "used",
+            Self::Listening => "listening",
             Self::Tested => "tested",
             Self::New => "new",
             Self::ActiveCancel => "active_cancel",

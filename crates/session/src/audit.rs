@@ -13,6 +13,7 @@ use crate::Ctx;
 use crate::follow::Catalog;
 use crate::frontend::Session;
 use crate::ledger::Owed;
+use crate::listen::Channels;
 use crate::params::PARAMS_BYTES_MAX;
 use crate::server::Server;
 use crate::settings::Settings;
@@ -43,7 +44,7 @@ UNION ALL SELECT 'role', pg_catalog.current_setting('role') WHERE $2 \
 UNION ALL SELECT 'session_authorization', SESSION_USER::pg_catalog.text WHERE $2) s(n, v) \
 UNION ALL SELECT 'p', NULL, NULL FROM pg_catalog.pg_prepared_statements WHERE $3 AND from_sql \
 UNION ALL SELECT 'c', NULL, NULL FROM pg_catalog.pg_cursors WHERE $3 AND is_holdable \
-UNION ALL SELECT 'l', NULL, NULL FROM pg_catalog.pg_listening_channels() WHERE $3 \
+UNION ALL SELECT 'l', l.c, NULL FROM pg_catalog.pg_listening_channels() l(c) WHERE $3 \
 UNION ALL (SELECT 't', NULL, NULL FROM pg_catalog.pg_depend d WHERE $4 \
 AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid \
 AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() LIMIT 1) \
@@ -65,6 +66,7 @@ pub(crate) struct Pending {
     opaque: bool,
     settings: Vec<(String, String)>,
     found: Effects,
+    channels: Channels,
     statements: HashSet<String>,
     /// All of the answer has come.
     answered: bool,
@@ -158,6 +160,9 @@ impl Session {
                 server.stain = Some(self.id);
             }
             server.pins = server.pins.without(pending.scope | Effects::OPAQUE) | self.kept(pending.found, server);
+            if pending.scope.contains(Effects::LISTEN) || !pending.channels.is_empty() {
+                self.take_channels(pending.channels, server);
+            }
             let settings_wanted = pending.scope.contains(Effects::SETTINGS);
             if settings_wanted && !self.take_settings(pending.settings, server, ctx.registry) {
                 server.pins |= Effects::OPAQUE;
@@ -278,8 +283,8 @@ impl Pending {
 
     fn take_row(&mut self, body: &[u8]) -> Option<()> {
         let columns = DataRow::new(body).columns().ok()?;
-        let &[kind, name, value] = columns.as_slice() else { return None };
-        let name = || Some(std::str::from_utf8(name?).ok()?.to_owned());
+        let &[kind, name_bytes, value] = columns.as_slice() else { return None };
+        let name = || Some(std::str::from_utf8(name_bytes?).ok()?.to_owned());
         match kind? {
             b"s" => {
                 // A custom setting that nobody has made.
@@ -288,7 +293,10 @@ impl Pending {
             }
             b"p" => self.found |= Effects::PREPARE,
             b"c" => self.found |= Effects::CURSOR,
-            b"l" => self.found |= Effects::LISTEN,
+            b"l" => {
+                self.found |= Effects::LISTEN;
+                self.channels.insert(name_bytes?.into());
+            }
             b"t" => self.found |= Effects::TEMP,
             b"a" => self.found |= Effects::ADVISORY,
             b"q" => drop(self.statements.insert(name()?)),

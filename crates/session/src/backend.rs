@@ -11,7 +11,7 @@ use pgsluice_wire::{
 use crate::audit::AUDIT_ROW_MAX;
 use crate::error::Refusal;
 use crate::follow::changes_catalog;
-use crate::frontend::{Pooling, Session};
+use crate::frontend::Session;
 use crate::ledger::Owed;
 use crate::params::PARAMS_BYTES_MAX;
 use crate::plan::Plan;
@@ -23,6 +23,8 @@ use crate::{Ctx, Violation};
 const VIEW_MAX: usize = 1 << 20;
 /// Longest ErrorResponse that is looked into, in bytes; longer ones pass unread.
 const REPORT_VIEW_MAX: usize = 1 << 16;
+/// Longest NotificationResponse that is looked into, in bytes; PostgreSQL's are below 8,100.
+const NOTIFICATION_VIEW_MAX: usize = 1 << 14;
 
 /// Entries of a replay in the ledger.
 const BEGIN_AND_REPLAY: usize = 2;
@@ -95,6 +97,7 @@ impl Server {
             }
             backend::ERROR_RESPONSE => head.total() <= REPORT_VIEW_MAX,
             backend::DATA_ROW => head.total() <= AUDIT_ROW_MAX,
+            backend::NOTIFICATION_RESPONSE => head.total() <= NOTIFICATION_VIEW_MAX,
             backend::ROW_DESCRIPTION => head.total() <= VIEW_MAX && self.is_shape_wanted(),
             _ => false,
         };
@@ -141,7 +144,7 @@ impl Server {
                 Ok(false)
             }
             backend::NOTICE_RESPONSE => Ok(linked && self.ledger.front().is_none_or(|owed| !owed.is_hidden())),
-            backend::NOTIFICATION_RESPONSE => Ok(self.handle_notification(session.as_deref())),
+            backend::NOTIFICATION_RESPONSE => Ok(self.handle_notification(session, body)),
             tag => {
                 match tag {
                     backend::ROW_DESCRIPTION if !body.is_empty() => self.note_shape(Some(body), ctx),
@@ -184,7 +187,7 @@ impl Server {
             backend::ROW_DESCRIPTION => {
                 let described =
                     matches!(front, Owed::DescribeStatement(_) | Owed::DescribePortal(_) | Owed::HiddenDescribe(_));
-                (described || matches!(front, Owed::Query(_) | Owed::HiddenQuery), described)
+                (described || matches!(front, Owed::Query(_) | Owed::HiddenQuery | Owed::HiddenListen), described)
             }
             backend::COPY_IN_RESPONSE if matches!(front, Owed::Query(_) | Owed::Execute) => {
                 let syncs = self.ledger.begin_copy_in();
@@ -279,6 +282,10 @@ impl Server {
         {
             session.note_loaded(self, ctx);
             session.note_sequence_use(self, ctx);
+            session.in_batch = false;
+            ctx.plan.insert(|out| {
+                session.tell_pending(out);
+            });
         }
         if !hidden {
             self.unheard |= followed && status == TxStatus::Idle && !self.touched.parts().is_empty();
@@ -345,19 +352,6 @@ impl Server {
         Ok(true)
     }
 
-    /// A notification: is it for the client? One that comes though nobody was seen to LISTEN since the server was clean is
-    /// for whoever did so out of sight, in a function; that may have been another client.
-    fn handle_notification(&mut self, session: Option<&Session>) -> bool {
-        let asked = self.audit.as_ref().map(|audit| audit.scope()).unwrap_or_default();
-        let known = self.residue | self.touched | self.pins | asked;
-        let expected = known.intersects(Effects::ANYTHING | Effects::LISTEN)
-            || session.is_some_and(|s| s.pooling == Pooling::Session);
-        if !expected && !self.ledger.front().is_some_and(Owed::is_hidden) {
-            self.set_close_needed();
-        }
-        expected && session.is_some()
-    }
-
     /// What a command tag says about the state of the server's session. Where state is followed, what tags cannot say
     /// right (SET may be SET LOCAL) has been read in the text.
     fn handle_command_tag(&mut self, session: Option<&mut Session>, tag: &[u8]) {
@@ -378,7 +372,7 @@ impl Server {
                 self.set_since_discard = self.discarded;
             }
             b"DECLARE CURSOR" if !ours && !followed => self.leave(Effects::CURSOR, followed),
-            b"LISTEN" => self.leave(Effects::LISTEN, followed),
+            b"LISTEN" if !ours => self.leave(Effects::LISTEN, followed),
             b"PREPARE" => self.leave(Effects::PREPARE, followed),
             b"LOAD" if followed => self.loaded = true,
             b"LOAD" => self.set_close_needed(),
@@ -486,6 +480,7 @@ impl Server {
                 shown = false;
             }
             _ if audit_failed => shown = false,
+            Owed::HiddenListen if session.as_deref_mut().is_some_and(Session::fail_move) => shown = false,
             Owed::HiddenBegin => {
                 // What follows takes effect as a whole without it; but nothing more is to be sent behind that.
                 if self.guard == Guard::Open {

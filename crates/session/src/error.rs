@@ -184,6 +184,15 @@ pub enum Refusal {
     Disabled(Box<str>),
     /// The server was lost while it worked for the client.
     ServerLost,
+    /// The server that listened for the client was lost.
+    HubLost,
+    /// The server that listened for the client is to be closed.
+    HubReplaced,
+    /// The client does not read its notifications.
+    TooManyNotifications {
+        /// The limit, in bytes.
+        max: usize,
+    },
     /// The server cannot be reached.
     Unreachable(Box<str>),
     /// Statement pooling, and the client opened a transaction block.
@@ -263,6 +272,21 @@ impl Refusal {
                 (sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("database \"{name}\" is disabled"), "")
             }
             ServerLost => (sqlstate::CONNECTION_FAILURE, "server closed the connection unexpectedly".into(), ""),
+            HubLost => (
+                sqlstate::CONNECTION_FAILURE,
+                "the server connection that listened for this session was lost".into(),
+                "Notifications may have been lost: connect and LISTEN again.",
+            ),
+            HubReplaced => (
+                sqlstate::ADMIN_SHUTDOWN,
+                "terminating connection: the server connection that listens for this session is to be replaced".into(),
+                "Connect and LISTEN again.",
+            ),
+            TooManyNotifications { max } => (
+                sqlstate::PROGRAM_LIMIT_EXCEEDED,
+                format!("this client does not read its notifications: {max} bytes wait for it"),
+                "",
+            ),
             Unreachable(why) => (sqlstate::UNABLE_TO_CONNECT, format!("cannot connect to PostgreSQL: {why}"), ""),
             BlockInStatementPooling => {
                 (sqlstate::PROTOCOL_VIOLATION, "transaction blocks not allowed in statement pooling mode".into(), "")

@@ -12,6 +12,7 @@ use crate::Ctx;
 use crate::deallocate::{Forgetful, mentions_forgetting};
 use crate::error::{Refusal, Violation};
 use crate::ledger::Owed;
+use crate::listen::Listening;
 use crate::message::{Message, NAMES_MAX, Step};
 use crate::params::Params;
 use crate::replay::{self, Before};
@@ -106,6 +107,15 @@ pub struct Session {
     pub(crate) counts: StateCounts,
     /// What it was told of parameters when it was let in, and by now; `None` if it was told nothing.
     pub(crate) told: Option<(Arc<Params>, Arc<Params>)>,
+    /// Channels that it listens to.
+    pub(crate) listening: Option<Box<Listening>>,
+    /// Marks that it has sent, see [`crate::listen`]; and whether the hub is to be told of the last one.
+    pub(crate) marks: u64,
+    pub(crate) mark_due: bool,
+    /// A hub that listens for it need not any more.
+    pub(crate) left_hub: bool,
+    /// It is in a batch that was answered without a server so far.
+    pub(crate) in_batch: bool,
 }
 
 impl Session {
@@ -125,6 +135,11 @@ impl Session {
             unnamed: Unnamed::default(),
             settings: base.clone(),
             told: None,
+            listening: None,
+            marks: 0,
+            mark_due: false,
+            left_hub: false,
+            in_batch: false,
             tracking: Tracking::OFF,
             is_careful: false,
             lease: 0,
@@ -227,6 +242,10 @@ impl Session {
         ctx: &mut Ctx<'_>,
     ) -> Result<Progress, Violation> {
         if let Some(server) = server.as_deref_mut() {
+            self.settle_listening(server);
+            if self.is_switching() {
+                return Ok(Progress { consumed: 0, want: Want::Server });
+            }
             if server.reset && !self.base.is_empty() && self.wants_audit(server) {
                 // What was reset is not what the client has at first, until that is replayed.
                 let Ctx { plan, registry, catalog, .. } = ctx;
@@ -256,6 +275,12 @@ impl Session {
             let step = match server.as_deref_mut() {
                 _ if head.tag == frontend::TERMINATE => return Ok(Progress { consumed: at, want: Want::Close }),
                 _ if self.flow != Flow::Normal => self.skip(message, ctx),
+                Some(server) if self.must_return(message, server, ctx) => {
+                    if server.is_quiet() {
+                        ctx.plan.insert(|out| self.write_return(server, out));
+                    }
+                    Ok(Step::Blocked(Want::Server))
+                }
                 Some(server) if server.guard == Guard::Open => self.forward_guarded(message, server, ctx),
                 Some(server) if server.is_replaying() => Ok(Step::Blocked(Want::Server)),
                 Some(server) => self.forward(message, server, ctx),
@@ -362,6 +387,7 @@ impl Session {
     fn end_skip(&mut self, ctx: &mut Ctx<'_>) {
         BackendWriter(&mut ctx.plan.reply).ready(TxStatus::Idle);
         self.flow = Flow::Normal;
+        self.in_batch = false;
     }
 
     pub(crate) fn discard(&mut self, message: Message<'_>) -> Step {
@@ -390,6 +416,7 @@ impl Session {
             frontend::SYNC | frontend::FLUSH if message.head.body_len > 0 => Ok(Step::Blocked(Want::Checkout)),
             frontend::SYNC if self.max_prepared > 0 => {
                 BackendWriter(&mut ctx.plan.reply).ready(TxStatus::Idle);
+                self.in_batch = false;
                 Ok(self.discard(message))
             }
             frontend::FLUSH => Ok(self.discard(message)),
@@ -402,6 +429,7 @@ impl Session {
                     Err(_) => return Ok(Step::Blocked(Want::Checkout)),
                 }
                 BackendWriter(&mut ctx.plan.reply).bare(backend::CLOSE_COMPLETE);
+                self.in_batch = true;
                 Ok(Step::Taken)
             }
             _ => Ok(Step::Blocked(Want::Checkout)),

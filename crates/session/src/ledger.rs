@@ -89,6 +89,8 @@ pub(crate) enum Owed {
     HiddenSync,
     /// Ours: a simple Query.
     HiddenQuery,
+    /// Ours: a simple Query about channels, see [`crate::listen`].
+    HiddenListen,
     /// Ours: the BEGIN of a replay, see [`crate::replay`].
     HiddenBegin,
 }
@@ -107,6 +109,7 @@ impl Owed {
                 | HiddenClose(_)
                 | HiddenSync
                 | HiddenQuery
+                | HiddenListen
                 | HiddenBegin
         )
     }
@@ -124,7 +127,10 @@ impl Owed {
     /// Is it a command whose errors end with it, not with a Sync?
     pub(crate) fn is_whole_cycle(&self) -> bool {
         use Owed::*;
-        matches!(self, Query(_) | Deallocate { .. } | RefusedQuery(_) | FunctionCall | HiddenQuery | HiddenBegin)
+        matches!(
+            self,
+            Query(_) | Deallocate { .. } | RefusedQuery(_) | FunctionCall | HiddenQuery | HiddenListen | HiddenBegin
+        )
     }
 
     /// Would an error in front of it take back what is known of statements by now?
@@ -194,9 +200,14 @@ impl Ledger {
     /// Is the front part of a command of our own, not of what we do for a message of the client's?
     pub(crate) fn is_front_ours(&self) -> bool {
         match self.owed.front() {
-            Some(Owed::HiddenBind | Owed::HiddenExecute | Owed::HiddenSync | Owed::HiddenQuery | Owed::HiddenBegin) => {
-                true
-            }
+            Some(
+                Owed::HiddenBind
+                | Owed::HiddenExecute
+                | Owed::HiddenSync
+                | Owed::HiddenQuery
+                | Owed::HiddenListen
+                | Owed::HiddenBegin,
+            ) => true,
             Some(Owed::HiddenParse(None)) => matches!(self.owed.get(1), Some(Owed::HiddenBind)),
             _ => false,
         }

@@ -111,6 +111,8 @@ pub struct Server {
     pub(crate) catalog_rows: Option<CatalogRows>,
     /// See [`Server::take_catalog_changed`].
     pub(crate) catalog_changed: bool,
+    /// Bodies of the notifications that came, where it is a hub's.
+    pub(crate) heard: Option<Vec<Box<[u8]>>>,
     /// The front of the client's last statement.
     pub(crate) last: LastText,
     /// Whose unnamed statement it holds, session and generation; `None` if it certainly holds none.
@@ -183,6 +185,7 @@ impl Server {
             leasable: false,
             catalog_rows: None,
             catalog_changed: false,
+            heard: None,
             last: LastText::default(),
             settings: Arc::default(),
             prepared: Prepared::new(),
@@ -324,6 +327,11 @@ impl Server {
     /// Cancel requests under way.
     pub fn cancels(&self) -> u32 {
         self.cancels
+    }
+
+    /// Can a cancel request hit what is sent to it next?
+    pub(crate) fn is_in_cancels_way(&self) -> bool {
+        self.cancels > 0 || self.cancel_shadow
     }
 
     /// Does nothing but [`Server::release`] stand between it and the next client?

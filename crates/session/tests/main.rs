@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how these tests fail")]
 
 mod edges;
+mod listen;
 mod model;
 mod program;
 mod state;

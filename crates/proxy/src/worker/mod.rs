@@ -3,6 +3,7 @@
 mod catalog;
 mod client;
 mod conn;
+mod hub;
 mod recover;
 mod slot;
 mod snapshot;
@@ -27,6 +28,7 @@ use crate::spec::PoolSpec;
 use catalog::Knowledge;
 use client::Client;
 use conn::{Idle, Live};
+use hub::{Candidate, SharedHub};
 use slot::{Grant, Slot};
 
 /// Bytes read from a socket at once; one such buffer per worker.
@@ -52,6 +54,8 @@ struct State {
     cleaning: HashMap<u64, (PoolId, Rc<Live>)>,
     /// Clients that keep their server for a while, and since when.
     leases: Vec<(Instant, Rc<Slot>)>,
+    /// Clients on their way to a hub or back: since when, and by which mark.
+    switches: Vec<(Instant, Rc<Slot>, u64)>,
     registry: Registry,
     scratch: Vec<u8>,
     plan: Plan,
@@ -76,6 +80,10 @@ struct PoolState {
     clients: usize,
     cleaning: usize,
     knowledge: Knowledge,
+    /// The server that listens for all.
+    hub: Option<Rc<SharedHub>>,
+    /// Clients that it could listen for, by id, as long as it does not.
+    candidates: HashMap<u64, Candidate>,
     /// By application_name.
     state_counts: HashMap<String, StateCounts>,
 }
@@ -93,6 +101,8 @@ impl PoolState {
             clients: 0,
             cleaning: 0,
             knowledge: Knowledge::default(),
+            hub: None,
+            candidates: HashMap::new(),
             state_counts: HashMap::new(),
         }
     }
@@ -142,6 +152,7 @@ pub(crate) async fn run(
         clients: HashMap::new(),
         cleaning: HashMap::new(),
         leases: Vec::new(),
+        switches: Vec::new(),
         registry: Registry::new(index, workers),
         scratch: vec![0; SCRATCH_LEN],
         plan: Plan::default(),

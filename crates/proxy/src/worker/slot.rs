@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_pool::PoolId;
-use pgsluice_session::{Refusal, Replication};
+use pgsluice_session::{HubEvent, Refusal, Replication};
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 
@@ -76,6 +76,11 @@ pub(crate) struct Slot {
     /// It keeps its server for a while only; and that is over.
     pub(crate) leased: Cell<bool>,
     pub(crate) lease_over: Cell<bool>,
+    /// Only channels keep it on its server, and no hub listens for it yet.
+    pub(crate) seeks_hub: Cell<bool>,
+    /// A move to the hub or back has taken too long: the one with this mark.
+    pub(crate) switch_late: Cell<Option<u64>>,
+    mail: RefCell<Vec<HubEvent>>,
     pub(crate) notice_due: Cell<bool>,
     pub(crate) noticed: Cell<bool>,
     waker: Cell<Option<Waker>>,
@@ -108,6 +113,9 @@ impl Slot {
             cancel: Cell::new(None),
             leased: Cell::new(false),
             lease_over: Cell::new(false),
+            seeks_hub: Cell::new(false),
+            switch_late: Cell::new(None),
+            mail: RefCell::default(),
             notice_due: Cell::new(false),
             noticed: Cell::new(false),
             waker: Cell::new(None),
@@ -139,6 +147,16 @@ impl Slot {
     pub(crate) fn kill(&self, refusal: Refusal) {
         self.kill.set(Some(refusal));
         self.wake();
+    }
+
+    /// News from the hub.
+    pub(crate) fn mail(&self, event: HubEvent) {
+        self.mail.borrow_mut().push(event);
+        self.wake();
+    }
+
+    pub(crate) fn take_mail(&self) -> Vec<HubEvent> {
+        self.mail.take()
     }
 
     pub(crate) fn grant(&self, grant: Grant) {

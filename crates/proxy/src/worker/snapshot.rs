@@ -82,6 +82,13 @@ impl Worker {
                 rows.push(row);
             }
         }
+        for entry in state.pools.iter().flatten() {
+            if let Some(hub) = &entry.hub {
+                let mut row = self.server_row(entry, &hub.live, ConnState::Listening);
+                row.application_name = format!("{} clients", hub.len());
+                rows.push(row);
+            }
+        }
         for (pool, live) in state.cleaning.values() {
             rows.extend(entry_of(state, *pool).map(|entry| self.server_row(entry, live, ConnState::Tested)));
         }

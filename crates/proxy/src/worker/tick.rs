@@ -17,6 +17,9 @@ const SHED_AGE: Duration = Duration::from_secs(2);
 /// How long a client that may call `currval` keeps its server, if it does nothing.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 
+/// How long a client may be on its way to a hub or back.
+const SWITCH: Duration = Duration::from_secs(5);
+
 impl Worker {
     pub(super) fn tick(&self, now: Instant) {
         let mut state = self.cell.borrow_mut();
@@ -35,8 +38,28 @@ impl Worker {
             slot.lease_over.set(true);
             slot.wake();
         }
+        self.tick_hubs(&mut state, now);
         self.tick_clients(&mut state, now);
         self.answer_those_who_wait(&mut state);
+    }
+
+    /// Hubs that are not to go on, and clients whose move to or from one takes too long.
+    fn tick_hubs(&self, state: &mut State, now: Instant) {
+        let draining = state.draining == Some(Drain::Servers);
+        for entry in state.pools() {
+            let Some(hub) = &entry.hub else { continue };
+            if draining {
+                hub.end_idle(&Refusal::ShuttingDown);
+            } else if hub.live.info.epoch < entry.epoch {
+                hub.end_idle(&Refusal::HubReplaced);
+            }
+            hub.tick();
+        }
+        let late = |since: Instant| now.saturating_duration_since(since) >= SWITCH;
+        for (_, slot, mark) in state.switches.extract_if(.., |(since, ..)| late(*since)) {
+            slot.switch_late.set(Some(mark));
+            slot.wake();
+        }
     }
 
     fn tick_waiters(&self, entry: &mut PoolState, now: Instant) {
@@ -127,7 +150,10 @@ impl Worker {
         // A replication client keeps its WAL sender for as long as it likes.
         let mut pooled = state.clients.values().filter(|s| s.doing.get() != Doing::Replicating);
         let linked = pooled.any(|s| s.link.borrow().as_ref().is_some_and(|l| old(s.pool, l.info.epoch)));
-        linked || state.cleaning.values().any(|(pool, live)| old(*pool, live.info.epoch))
+        let mut hubs =
+            state.pools.iter().flatten().filter(|p| p.serves(database)).filter_map(|p| Some((p, p.hub.as_ref()?)));
+        let listening = hubs.any(|(p, hub)| hub.live.info.epoch < p.epoch);
+        linked || listening || state.cleaning.values().any(|(pool, live)| old(*pool, live.info.epoch))
     }
 }
 

@@ -177,7 +177,7 @@ impl State {
         if wanted(3) {
             rows.extend(self.prepared.iter().map(|_| of_kind("p")));
             rows.extend(self.cursors.iter().map(|_| of_kind("c")));
-            rows.extend(self.kept.channels.iter().map(|_| of_kind("l")));
+            rows.extend(self.kept.channels.iter().map(|c| [Some("l".to_owned()), Some(c.clone()), None]));
         }
         rows.extend((wanted(4) && !self.kept.temp.is_empty()).then(|| of_kind("t")));
         rows.extend((wanted(5) && !self.locks.is_empty()).then(|| of_kind("a")));

@@ -34,6 +34,7 @@ impl Client {
             self.worker.place(state, self.pool, idle, true, now);
         }
         self.slot.link.borrow_mut().take();
+        self.leave_hub(state);
         if let Some(counts) = self.session.take_counts() {
             state.pool(self.pool).count_state(&self.slot.application_name, &counts);
         }

@@ -1,6 +1,7 @@
 //! A client's task: wait for readiness, a grant or an order; apply; flush. Everything it decides, the session decides.
 
 mod end;
+mod listen;
 mod loss;
 mod state;
 mod welcome;
@@ -127,6 +128,7 @@ impl Client {
                 progress |= self.read_server(state, cx)?;
             }
             progress |= self.read_client(state, cx)?;
+            self.tell_notifications();
             if self.phase == Phase::Open {
                 // The server may have been done before the client's last message was through, or the outbox empty.
                 progress |= self.release_if_done(state);
@@ -148,6 +150,7 @@ impl Client {
         if let Some(done) = self.slot.cancel.take() {
             self.cancel(state, done, cx)?;
         }
+        self.take_mail(state, cx)?;
         if self.slot.lease_over.get() {
             self.watch_lease(state);
         }
@@ -261,7 +264,7 @@ impl Client {
         if waits {
             return false;
         }
-        if self.begin_audit(state) {
+        if self.begin_audit(state) || self.listen(state) {
             return true;
         }
         let done = self.link.as_ref().is_some_and(|l| self.session.can_release(&l.server));
@@ -319,6 +322,7 @@ impl Client {
             };
             self.send_plan(&plan, &input[at..], cx);
             state.plan = plan;
+            self.note_mark(state);
             if was_ready && self.link.as_ref().is_some_and(|l| !l.server.is_ready()) {
                 self.slot.set_doing(Doing::Active, state.now);
                 if was_outside {
@@ -522,10 +526,15 @@ impl Client {
             let pinned = server.is_pinned();
             self.take_back(state);
             // What kept it there is gone.
-            return if pinned { Err(End::Refused(refusal)) } else { self.refuse(state, refusal, cx) };
+            if pinned {
+                return Err(End::Refused(refusal));
+            }
+            self.session.undo_return().map_err(End::Refused)?;
+            return self.refuse(state, refusal, cx);
         }
         if !server.is_replaying() && server.take_reset_failed() {
             self.take_back(state);
+            self.session.undo_return().map_err(End::Refused)?;
             return self.go_on(state, cx);
         }
         if server.is_pinned() || self.slot.pinned.borrow().is_some() {
