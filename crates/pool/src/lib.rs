@@ -7,10 +7,14 @@
 
 mod broker;
 mod budget;
+pub mod fair;
+mod plan;
 mod pool;
 mod queue;
+mod share;
 
-pub use broker::{Action, Broker, ClusterId, Failure, PoolId, PoolLimits};
+pub use broker::{Action, Broker, CatalogLimits, ClusterId, Failure, PoolId, PoolLimits};
 pub use budget::{Budget, BudgetState, Limits};
 pub use pool::{Checkin, Checkout, Pool, ShedTo};
 pub use queue::Ticket;
+pub use share::Demand;

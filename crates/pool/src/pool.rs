@@ -39,20 +39,20 @@ pub enum ShedTo {
     Close,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Idle<S> {
     server: S,
     since: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiter<W> {
     client: W,
     since: Instant,
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pool<S, W> {
     /// The most recently used at the back.
     idle: VecDeque<Idle<S>>,
@@ -75,6 +75,13 @@ impl<S, W> Pool<S, W> {
     /// Idle servers.
     pub fn idle(&self) -> usize {
         self.idle.len()
+    }
+
+    /// Idle servers that nobody has needed for `age`, and since when the longest idle of them has been. Where they are used in
+    /// turn, all that are idle now.
+    pub fn spare(&self, now: Instant, age: Duration) -> (usize, Option<Instant>) {
+        let unused = |idle: &&Idle<S>| self.round_robin || now.saturating_duration_since(idle.since) >= age;
+        (self.idle.iter().take_while(unused).count(), self.idle.front().filter(unused).map(|i| i.since))
     }
 
     /// Servers lent.

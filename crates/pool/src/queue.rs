@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 pub struct Ticket(u64);
 
 /// A queue whose entries can leave from anywhere.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Queue<W> {
     places: VecDeque<Option<W>>,
     /// Ticket of the front place.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_console::Counters;
-use pgsluice_pool::{PoolId, ShedTo};
+use pgsluice_pool::{Demand, PoolId, ShedTo};
 use pgsluice_session::{CancelKey, IdleServer, Params, Refusal, Replication, Settings};
 use tokio::sync::oneshot;
 
@@ -134,8 +134,7 @@ pub(crate) enum ToFront {
     Demand {
         pool: PoolId,
         worker: usize,
-        waiting: u32,
-        oldest: Option<Instant>,
+        demand: Demand,
     },
     Closed {
         pool: PoolId,

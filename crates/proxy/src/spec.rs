@@ -102,11 +102,13 @@ impl PoolSpec {
                 size: config.pool_size(name, &user),
                 // What a client's own parameters made is kept for nobody.
                 min: if at_start.is_empty() { config.min_pool_size(name) } else { 0 },
+                weight: 1,
                 reserve: config.reserve_pool_size(name, &user),
                 reserve_timeout: s.reserve_pool_timeout,
                 retry_max: s.server_login_retry,
                 database: (name.into(), config.max_db_connections(name)),
                 user: (user.clone(), config.max_user_connections(&user)),
+                dbname: database.dbname.clone().unwrap_or_else(|| name.into()),
             },
             timeouts: Timeouts {
                 query_wait_notify: s.query_wait_notify,

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgsluice_pool::{BudgetState, ClusterId, Limits};
 use tokio::sync::{mpsc, oneshot};
@@ -118,7 +118,7 @@ impl Front {
         cluster.settled = true;
         let address = cluster.address.clone();
         state.broker.budget_mut(id).set_limits(limits, 1);
-        state.broker.tick(Instant::now());
+        state.broker.tick();
         let budget = state.broker.budget(id);
         let reason = match (budget.budget(), budget.cap()) {
             (Some(b), Some(cap)) if b == cap => "max_server_connections".to_owned(),
@@ -156,7 +156,7 @@ impl Front {
         if !known {
             state.broker.budget_mut(id).set_unknown();
         }
-        state.broker.tick(Instant::now());
+        state.broker.tick();
     }
 
     /// Says when PostgreSQL fills up, and when it is over.

@@ -38,6 +38,8 @@ use crate::worker;
 
 /// How often the broker looks at the time.
 const TICK: Duration = Duration::from_millis(100);
+/// Messages of workers that are heard before anything is ordered.
+const TOGETHER_MAX: usize = 256;
 /// Pools at most; one more (database, user) is refused.
 const POOLS_MAX: usize = 10_000;
 /// Pools of one (database, user) that differ in settings which only a server's start can take.
@@ -251,11 +253,19 @@ impl Front {
         loop {
             tokio::select! {
                 message = mailbox.recv() => match message {
-                    Some(message) => self.handle(message),
+                    Some(message) => {
+                        self.handle(message);
+                        // What has come together is planned for together.
+                        for _ in 1..TOGETHER_MAX {
+                            let Ok(message) = mailbox.try_recv() else { break };
+                            self.handle(message);
+                        }
+                        self.pump();
+                    }
                     None => return Ok(()),
                 },
                 _ = tick.tick() => {
-                    self.cell.borrow_mut().broker.tick(Instant::now());
+                    self.cell.borrow_mut().broker.tick();
                     self.pump();
                 }
                 () = self.shutdown.over() => return Ok(()),
@@ -264,41 +274,38 @@ impl Front {
     }
 
     fn handle(self: &Rc<Self>, message: ToFront) {
-        let now = Instant::now();
         let mut state = self.cell.borrow_mut();
         match message {
-            ToFront::Demand { pool, worker, waiting, oldest } => {
+            ToFront::Demand { pool, worker, demand } => {
                 let idle = state.broker.pool_servers(pool) == 0;
-                if let Some(refusal) = state.pools[pool.0].failed.clone().filter(|_| waiting > 0 && idle) {
+                if let Some(refusal) = state.pools[pool.0].failed.clone().filter(|_| demand.waiting > 0 && idle) {
                     self.tell(worker, ToWorker::Refuse { pool, refusal });
                 }
-                state.broker.set_demand(pool, worker, waiting, oldest, now);
+                state.broker.set_demand(pool, worker, demand);
             }
             ToFront::Closed { pool, worker, pid, shed } => {
                 let cluster = state.cluster_of(pool);
                 cluster.pids.remove(&pid);
-                state.broker.handle_closed(pool, worker, shed, now);
+                state.broker.handle_closed(pool, worker, shed);
             }
             ToFront::Moved { pool, from, to, server } => {
-                state.broker.handle_moved(pool, from, to, now);
+                state.broker.handle_moved(pool, from, to);
                 self.tell(to, ToWorker::Server { pool, server });
             }
-            ToFront::ShedExpired { pool, worker, to } => state.broker.handle_shed_expired(pool, worker, to, now),
+            ToFront::ShedExpired { pool, worker, to } => state.broker.handle_shed_expired(pool, worker, to),
             ToFront::ClientGone { pid } => drop(state.clients.remove(&pid)),
             ToFront::Cancel { address, key, done, asker } => {
                 drop(state);
                 spawn_local(self.clone().send_cancel(address, key, done, asker));
-                return;
             }
         }
-        drop(state);
-        self.pump();
     }
 
     /// Carries out what the broker orders.
     fn pump(self: &Rc<Self>) {
+        let now = Instant::now();
         loop {
-            let action = self.cell.borrow_mut().broker.poll_action();
+            let action = self.cell.borrow_mut().broker.poll_action(now);
             match action {
                 Some(Action::Connect { pool, worker }) => {
                     spawn_local(self.clone().open_server(pool, worker));

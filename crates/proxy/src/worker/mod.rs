@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgsluice_console::Counters as Stats;
-use pgsluice_pool::{Checkin, Pool, PoolId, ShedTo};
+use pgsluice_pool::{Checkin, Demand, Pool, PoolId, ShedTo};
 use pgsluice_session::{Counters, Params, Plan, Refusal, Registry, Settings, StateCounts};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
@@ -75,8 +75,9 @@ struct PoolState {
     stats: Stats,
     /// What servers report under startup settings seen before; an application_name in a key stands for any.
     welcomes: HashMap<Settings, Arc<Params>>,
-    /// Demand the front knows of.
+    /// Clients that wait and servers to spare, as far as the front knows.
     reported: u32,
+    reported_spare: u32,
     clients: usize,
     cleaning: usize,
     knowledge: Knowledge,
@@ -98,6 +99,7 @@ impl PoolState {
             stats: Stats::default(),
             welcomes: HashMap::new(),
             reported: 0,
+            reported_spare: 0,
             clients: 0,
             cleaning: 0,
             knowledge: Knowledge::default(),
@@ -188,12 +190,12 @@ impl Worker {
             ToWorker::Client(client) => self.accept(*client),
             ToWorker::Tunnel(tunnel) => self.open_tunnel(*tunnel),
             ToWorker::Server { pool, server } => self.add_server(pool, *server, now),
-            ToWorker::Refuse { pool, refusal } => self.refuse(pool, &refusal),
+            ToWorker::Refuse { pool, refusal } => self.refuse(pool, &refusal, now),
             ToWorker::Shed { pool, to } => self.shed(pool, to, now),
             ToWorker::Cancel { pid, secret, done } => self.cancel(pid, &secret, done),
             ToWorker::Pool { spec, epoch } => self.set_pool(spec, epoch),
             ToWorker::Pause { database, done } => self.pause(database, done),
-            ToWorker::Resume { database } => self.resume(database.as_deref()),
+            ToWorker::Resume { database } => self.resume(database.as_deref(), now),
             ToWorker::Kill { database } => self.kill(database.as_deref()),
             ToWorker::KillClient { id, found } => self.kill_client(id, found),
             ToWorker::WaitClose { database, done } => self.cell.borrow_mut().closings.push((database, done)),
@@ -282,9 +284,10 @@ impl Worker {
         self.tell(ToFront::Closed { pool, worker: self.index, pid, shed });
     }
 
-    /// Tells the front of demand that it does not know of and could do something about.
-    fn report_demand(&self, entry: &mut PoolState, now: bool) {
-        if now && entry.knowledge.is_asking() && entry.pool.linked() == 1 {
+    /// Tells the front of demand that it does not know of and could do something about, and of servers to spare. `begun`: a
+    /// client has just begun to wait.
+    fn report_demand(&self, entry: &mut PoolState, begun: bool, now: Instant) {
+        if begun && entry.knowledge.is_asking() && entry.pool.linked() == 1 {
             // The pool's only server is asked for the catalog, and will be back in a moment. If not, the next tick tells.
             return;
         }
@@ -292,22 +295,26 @@ impl Worker {
         let limits = &entry.spec.limits;
         let room =
             limits.size == 0 || entry.servers() + (entry.reported as usize) < (limits.size + limits.reserve) as usize;
-        let due = if now { waiting > entry.reported && room } else { waiting != entry.reported || waiting > 0 };
-        if due {
-            entry.reported = waiting;
-            let oldest = entry.pool.oldest_wait();
-            self.tell(ToFront::Demand { pool: entry.spec.id, worker: self.index, waiting, oldest });
+        if begun && !(waiting > entry.reported && room) {
+            return;
+        }
+        let (spare, spare_since) = entry.pool.spare(now, TICK);
+        let spare = u32::try_from(spare).unwrap_or(u32::MAX);
+        if waiting != entry.reported || waiting > 0 || spare != entry.reported_spare {
+            (entry.reported, entry.reported_spare) = (waiting, spare);
+            let demand = Demand { waiting, oldest: entry.pool.oldest_wait(), spare, spare_since };
+            self.tell(ToFront::Demand { pool: entry.spec.id, worker: self.index, demand });
         }
     }
 
-    fn refuse(&self, pool: PoolId, refusal: &Refusal) {
+    fn refuse(&self, pool: PoolId, refusal: &Refusal, now: Instant) {
         let mut state = self.cell.borrow_mut();
         let entry = state.pool(pool);
         if entry.servers() == 0 {
             for slot in entry.pool.refuse_waiters() {
                 slot.grant(Grant::Refused(refusal.clone()));
             }
-            self.report_demand(entry, false);
+            self.report_demand(entry, false, now);
         }
     }
 
@@ -350,13 +357,13 @@ impl Worker {
         state.pauses.push((database, done));
     }
 
-    fn resume(&self, database: Option<&str>) {
+    fn resume(&self, database: Option<&str>, now: Instant) {
         let mut state = self.cell.borrow_mut();
         for entry in state.pools().filter(|p| p.serves(database)) {
             for (slot, idle) in entry.pool.resume() {
                 slot.grant(Grant::Server(idle));
             }
-            self.report_demand(entry, false);
+            self.report_demand(entry, false, now);
         }
     }
 

@@ -79,7 +79,7 @@ impl Worker {
                 }
             }
         }
-        self.report_demand(entry, false);
+        self.report_demand(entry, false, now);
     }
 
     /// Idle servers that died, are not wanted any more, or have been idle for too long.

@@ -241,7 +241,7 @@ impl Client {
                     self.block = Block::Queue(ticket);
                     self.slot.set_doing(Doing::Waiting, now);
                     self.slot.noticed.set(false);
-                    self.worker.report_demand(entry, true);
+                    self.worker.report_demand(entry, true, now);
                     return Ok(false);
                 }
             }
