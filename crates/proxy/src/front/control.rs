@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::connect::{ASK_TIMEOUT, Rows, ask, is_report};
-use super::{Cluster, Front};
+use super::{Cluster, Front, limits};
 use crate::net::Stream;
 
 /// Pauses between attempts to open a control connection.
@@ -58,6 +58,11 @@ impl Front {
                 Ok(rows) => rows,
                 Err(error) => return lost(&error),
             };
+            match ask_in_time(stream, &limits::query(&self.pids(id))).await {
+                Ok(rows) => self.set_catalog_limits(id, &rows),
+                Err(error) if is_report(&error) => debug!(%error, "limits of databases and roles cannot be read"),
+                Err(error) => return lost(&error),
+            }
             match read_limits(&rows) {
                 Some(limits) => self.set_limits(id, limits),
                 None => self.set_unknown(id, "the server does not tell its limits"),
@@ -94,8 +99,6 @@ impl Front {
     }
 
     fn limits_query(&self, id: ClusterId) -> String {
-        let state = self.cell.borrow();
-        let pids: Vec<_> = state.clusters[id.0].pids.iter().map(ToString::to_string).collect();
         format!(
             "SELECT pg_catalog.current_setting('max_connections'), \
              pg_catalog.current_setting('superuser_reserved_connections'), \
@@ -103,8 +106,22 @@ impl Front {
              (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL \
              AND (backend_type IS NULL OR backend_type = 'client backend') \
              AND pid <> pg_catalog.pg_backend_pid() AND pid <> ALL ('{{{}}}'::int[]))",
-            pids.join(",")
+            self.pids(id)
         )
+    }
+
+    /// Process ids of our servers there, with commas.
+    fn pids(&self, id: ClusterId) -> String {
+        let state = self.cell.borrow();
+        let pids: Vec<_> = state.clusters[id.0].pids.iter().map(ToString::to_string).collect();
+        pids.join(",")
+    }
+
+    fn set_catalog_limits(&self, id: ClusterId, rows: &Rows) {
+        let mut state = self.cell.borrow_mut();
+        let (limits, counted) = limits::read(rows, &state.clusters[id.0].others_of);
+        state.clusters[id.0].others_of = counted;
+        state.broker.set_catalog_limits(id, limits);
     }
 
     fn set_limits(&self, id: ClusterId, mut limits: Limits) {

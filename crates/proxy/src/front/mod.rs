@@ -8,6 +8,7 @@ mod cancel;
 mod connect;
 mod control;
 mod leaks;
+mod limits;
 mod listen;
 mod login;
 mod replication;
@@ -180,6 +181,8 @@ struct Cluster {
     pids: HashSet<u32>,
     /// Others, as counted the time before.
     others: Option<u32>,
+    /// The same by database and by role, where these have limits.
+    others_of: HashMap<limits::Object, u32>,
     /// For its control connection to ask.
     questions: mpsc::Sender<control::Question>,
 }
@@ -387,6 +390,7 @@ impl Front {
             settled: false,
             pids: HashSet::new(),
             others: None,
+            others_of: HashMap::new(),
             questions,
         });
         drop(state);

@@ -189,6 +189,7 @@ fn pool_row(state: &State, entry: &PoolEntry, shares: &[PoolShare]) -> PoolRow {
     let cluster = state.clusters.iter().find(|c| c.address == spec.target.address);
     let budget = cluster.map_or(u32::MAX, |c| state.broker.budget(c.id).servers());
     let limit = if spec.limits.size == 0 { budget } else { spec.limits.size.min(budget) };
+    let limit = state.broker.catalog_limit(spec.id).map_or(limit, |catalog| catalog.min(limit));
     PoolRow {
         database: spec.database.clone(),
         user: spec.target.user.clone(),
