@@ -122,6 +122,14 @@ impl Check<'_> {
             };
             self.pool_size(key, keys, database.min_pool_size.unwrap_or(min), database.pool_size.unwrap_or(size));
         }
+        for (name, user) in &self.config.users {
+            // Without a size of its own it depends on the database.
+            if let (Some(min), Some(size)) = (user.min_pool_size, user.pool_size) {
+                let path = entry_path("users", name);
+                let (own_min, own_size) = (format!("{path}.min_pool_size"), format!("{path}.pool_size"));
+                self.pool_size(&own_min, [own_min.as_str(), own_size.as_str()], min, size);
+            }
+        }
     }
 
     /// `min` above `size`, unless the size is unlimited or one of the two keys is wrong anyway.

@@ -72,6 +72,7 @@ pub(crate) trait Kind {
 pub(crate) struct Number<const MIN: u32, const MAX: u32>;
 pub(crate) type Count = Number<0, COUNT_MAX>;
 pub(crate) type Percent = Number<1, 100>;
+pub(crate) type Weight = Number<1, 1000>;
 /// A TCP port from `MIN` up.
 pub(crate) struct Port<const MIN: u32>;
 /// File permission bits, written in octal.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::kinds::{Count, Host, Kind, Maybe, Port, Raw, Seconds, Text, Wrong};
+use crate::kinds::{Count, Host, Kind, Maybe, Port, Raw, Seconds, Text, Weight, Wrong};
 use crate::pins::{Audit, PinPolicies};
 use crate::secret::Secret;
 use crate::settings::{Dialect, SettingRow, Settings};
@@ -111,10 +111,15 @@ entry! {
         pool_mode: Option<PoolMode> as Maybe<PoolMode> = None;
         /// Servers per pool; a user's own wins.
         pool_size: Option<u32> as Maybe<Count> = None;
-        /// Servers kept open per pool.
+        /// Servers kept open per pool, and had before other pools get more than their share; a user's own wins.
         min_pool_size: Option<u32> as Maybe<Count> = None;
+        /// What its pools get in proportion to others where all want more servers than there are, from 1 to 1000; 1 if left
+        /// out. A user's own wins.
+        pool_weight: Option<u32> as Maybe<Weight> = None;
         /// Further servers for a pool whose clients wait; a user's own wins.
         reserve_pool_size: Option<u32> as Maybe<Count> = None;
+        /// Clients of one pool that may wait at once; a user's own wins.
+        max_pool_waiting: Option<u32> as Maybe<Count> = None;
         /// Servers over all pools of this entry.
         max_db_connections: Option<u32> as Maybe<Count> = None;
         /// Age at which an unused server is closed.
@@ -147,6 +152,12 @@ entry! {
         pool_mode: Option<PoolMode> as Maybe<PoolMode> = None;
         /// Servers per pool of this user; wins over the database's.
         pool_size: Option<u32> as Maybe<Count> = None;
+        /// Servers kept open per pool of this user; wins over the database's.
+        min_pool_size: Option<u32> as Maybe<Count> = None;
+        /// What this user's pools get in proportion to others; wins over the database's.
+        pool_weight: Option<u32> as Maybe<Weight> = None;
+        /// Clients of one pool that may wait at once; wins over the database's.
+        max_pool_waiting: Option<u32> as Maybe<Count> = None;
         /// Further servers for a pool whose clients wait; wins over the database's.
         reserve_pool_size: Option<u32> as Maybe<Count> = None;
         /// Servers of this user over all databases.
@@ -242,6 +253,22 @@ impl Config {
     /// Servers a pool of this database keeps open.
     pub fn min_pool_size(&self, database: &str) -> u32 {
         self.of_database(database, |d| d.min_pool_size).unwrap_or(self.settings.min_pool_size)
+    }
+
+    /// Servers this pool keeps open.
+    pub fn pool_minimum(&self, database: &str, user: &str) -> u32 {
+        self.of_user(user, |u| u.min_pool_size).unwrap_or_else(|| self.min_pool_size(database))
+    }
+
+    /// What this pool gets in proportion to others.
+    pub fn pool_weight(&self, database: &str, user: &str) -> u32 {
+        self.winner(database, user, |u| u.pool_weight, |d| d.pool_weight).unwrap_or(1)
+    }
+
+    /// Clients of this pool that may wait at once; 0: no limit.
+    pub fn max_pool_waiting(&self, database: &str, user: &str) -> u32 {
+        let own = self.winner(database, user, |u| u.max_pool_waiting, |d| d.max_pool_waiting);
+        own.unwrap_or(self.settings.max_pool_waiting)
     }
 
     /// Further servers for this pool when its clients wait.

@@ -83,6 +83,8 @@ fn example(key: &str) -> &'static str {
         "server_lifetime" => "\"1h\"",
         "pin_policy" => "\"listen=error temp=warn\"",
         "audit" => "\"always\"",
+        "pool_weight" => "3",
+        "max_pool_waiting" => "500",
         key if key.ends_with("_timeout") => "\"30s\"",
         key if key.starts_with("min_") || key.starts_with("reserve_") => "2",
         _ => "20",

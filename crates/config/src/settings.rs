@@ -128,12 +128,16 @@ settings! {
         max_client_conn: u32 as Number<1, 10_000_000> = "10000" / "100" => reload;
         /// Servers per pool, a pool being one (database, user); 0: no limit of its own.
         default_pool_size: u32 as Count = "20" => reload;
-        /// Servers kept open per pool even when idle.
+        /// Servers kept open per pool even when idle, unless clients of other pools wait for them; a pool whose clients wait
+        /// has so many before others get more than their share.
         min_pool_size: u32 as Count = "0" => reload;
         /// Further servers for a pool whose first client has waited for reserve_pool_timeout.
         reserve_pool_size: u32 as Count = "0" => reload;
         /// How long that is, in seconds; 0: no reserve.
         reserve_pool_timeout: Duration as Seconds = "5" => reload;
+        /// Clients of one pool that may wait for a server at once; one more gets an error at once and stays connected.
+        /// Where there are several I/O threads, each takes its part. 0: as many as there are.
+        max_pool_waiting: u32 as Count = "0" => reload;
         /// Servers per database over all its pools; 0: no limit.
         max_db_connections: u32 as Count = "0" => reload;
         /// Servers per user over all databases; 0: no limit.

@@ -80,6 +80,18 @@ fn dotted_names_are_not_keys_of_other_entries() {
 }
 
 #[test]
+fn weights_minimums_and_queues_are_of_databases_and_users_in_both_forms() {
+    let of_toml = "max_pool_waiting = 9\n[databases.a]\npool_weight = 2\nmin_pool_size = 4\n[databases.b]\n\
+                   [users.u]\npool_weight = 5\nmin_pool_size = 3\nmax_pool_waiting = 1\n";
+    let of_ini = "[databases]\na = host=h pool_weight=2 min_pool_size=4\nb = host=h\n\
+                  [users]\nu = pool_weight=5 min_pool_size=3 max_pool_waiting=1\n[pgbouncer]\nmax_pool_waiting = 9\n";
+    for config in [toml(of_toml), ini(of_ini)] {
+        let of = |d, u| (config.pool_weight(d, u), config.pool_minimum(d, u), config.max_pool_waiting(d, u));
+        assert_eq!([of("a", "x"), of("b", "x"), of("a", "u")], [(2, 4, 9), (1, 0, 9), (5, 3, 1)]);
+    }
+}
+
+#[test]
 fn user_wins_over_database_over_settings() {
     let config = toml(
         "default_pool_size = 9\nmin_pool_size = 1\nquery_wait_timeout = 7\n\

@@ -119,6 +119,11 @@ fn one_line_each_in_toml() {
 fn one_line_each_in_a_database_or_user() {
     for (line, message) in [
         ("pool_sze = 1", "databases.app.pool_sze: unknown key; did you mean pool_size?"),
+        ("pool_weight = 0", "databases.app.pool_weight: 0 is out of range; allowed: 1 to 1000"),
+        (
+            "[users.u]\npool_size = 2\nmin_pool_size = 3",
+            "users.u.min_pool_size: the minimum of 3 is above the pool's size of 2; lower the minimum or raise the size",
+        ),
         ("port = 0", "databases.app.port: 0 is out of range; allowed: 1 to 65535"),
         ("host = \"a,b\"", "databases.app.host: several hosts are not supported; name one"),
         ("password = 12345", "databases.app.password: expects text, found something else"),
@@ -134,8 +139,8 @@ fn one_line_each_in_a_database_or_user() {
     }
     assert_eq!(
         toml("[databases.app]\n[users.alice]\ncolour = 1"),
-        ["pgsluice.toml:3: users.alice.colour: unknown key; allowed: password, pool_mode, pool_size, \
-             reserve_pool_size, max_user_connections, pin_policy, audit, query_timeout, query_wait_timeout, \
+        ["pgsluice.toml:3: users.alice.colour: unknown key; allowed: password, pool_mode, pool_size, min_pool_size, \
+             pool_weight, max_pool_waiting, reserve_pool_size, max_user_connections, pin_policy, audit, query_timeout, query_wait_timeout, \
              idle_transaction_timeout, transaction_timeout, client_idle_timeout"]
     );
     assert_eq!(

@@ -66,6 +66,8 @@ pub(crate) struct PoolSpec {
     pub(crate) max_prepared: usize,
     pub(crate) tracking: Tracking,
     pub(crate) limits: PoolLimits,
+    /// Clients that may wait on one worker, and how many that is on all of them; 0: no limit.
+    pub(crate) waiting: (usize, u32),
     pub(crate) timeouts: Timeouts,
     pub(crate) reset_query: String,
     pub(crate) round_robin: bool,
@@ -101,14 +103,18 @@ impl PoolSpec {
             limits: PoolLimits {
                 size: config.pool_size(name, &user),
                 // What a client's own parameters made is kept for nobody.
-                min: if at_start.is_empty() { config.min_pool_size(name) } else { 0 },
-                weight: 1,
+                min: if at_start.is_empty() { config.pool_minimum(name, &user) } else { 0 },
+                weight: config.pool_weight(name, &user),
                 reserve: config.reserve_pool_size(name, &user),
                 reserve_timeout: s.reserve_pool_timeout,
                 retry_max: s.server_login_retry,
                 database: (name.into(), config.max_db_connections(name)),
                 user: (user.clone(), config.max_user_connections(&user)),
                 dbname: database.dbname.clone().unwrap_or_else(|| name.into()),
+            },
+            waiting: {
+                let most = config.max_pool_waiting(name, &user);
+                (most.div_ceil(s.workers.max(1)) as usize, most)
             },
             timeouts: Timeouts {
                 query_wait_notify: s.query_wait_notify,

@@ -151,6 +151,11 @@ pub enum Refusal {
         /// How long it waited, in seconds.
         seconds: u64,
     },
+    /// More clients would wait for the pool than `max_pool_waiting`.
+    QueueFull {
+        /// The limit.
+        max: u32,
+    },
     /// The query ran longer than `query_timeout`.
     QueryTimeout,
     /// The transaction ran longer than `transaction_timeout`.
@@ -238,6 +243,11 @@ impl Refusal {
                 sqlstate::INSUFFICIENT_RESOURCES,
                 format!("query_wait_timeout: no server became free within {seconds} s"),
                 "The pool is busy: see SHOW POOLS and SHOW BUDGET on the admin console.",
+            ),
+            QueueFull { max } => (
+                sqlstate::INSUFFICIENT_RESOURCES,
+                format!("too many clients wait for a server of this pool (max_pool_waiting = {max})"),
+                "Try again in a moment. Why they wait: see SHOW POOLS and SHOW BUDGET on the admin console.",
             ),
             QueryTimeout => (sqlstate::QUERY_CANCELED, "query_timeout".into(), ""),
             TransactionTimeout => (sqlstate::TRANSACTION_TIMEOUT, "transaction timeout".into(), ""),

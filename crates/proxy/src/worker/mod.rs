@@ -126,6 +126,11 @@ impl PoolState {
     fn servers(&self) -> usize {
         self.pool.idle() + self.pool.linked()
     }
+
+    /// Do more wait than may?
+    fn is_queue_full(&self) -> bool {
+        self.spec.waiting.0 > 0 && self.pool.waiting() > self.spec.waiting.0
+    }
 }
 
 impl State {

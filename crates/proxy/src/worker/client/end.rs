@@ -1,10 +1,10 @@
-//! The end of a session: what it held goes back, and what is to be said is said.
+//! The end of a session, or of one query for want of a server: what it held goes back, and what is to be said is said.
 
 use pgsluice_session::{Pooling, Refusal};
 use pgsluice_wire::Severity;
 use tracing::info;
 
-use super::{Block, Client};
+use super::{Block, Client, Phase};
 use crate::message::ToFront;
 use crate::worker::State;
 use crate::worker::conn::Linked;
@@ -25,6 +25,19 @@ pub(super) enum End {
 }
 
 impl Client {
+    /// The message that wants a server is answered with an error. Who is not let in yet has to go.
+    pub(super) fn turn_away(&mut self, log: bool, refusal: Refusal) -> Result<(), End> {
+        self.hold = false;
+        if self.phase == Phase::Welcome {
+            return Err(End::Refused(refusal));
+        }
+        if log {
+            info!(client = self.slot.id, error = %refusal, "query refused");
+        }
+        self.session.handle_refusal(&refusal, self.outbox.tail());
+        Ok(())
+    }
+
     pub(super) fn finish(&mut self, state: &mut State, end: &End) {
         if let Block::Queue(ticket) = self.block {
             state.pool(self.pool).pool.leave(ticket);

@@ -185,14 +185,8 @@ impl Client {
     /// No server for this session, for now.
     fn refuse(&mut self, state: &mut State, refusal: Refusal, cx: &mut Context<'_>) -> Result<(), End> {
         self.slot.set_doing(Doing::Idle, state.now);
-        self.hold = false;
-        if self.phase == Phase::Welcome {
-            return Err(End::Refused(refusal));
-        }
-        if state.pool(self.pool).spec.log_errors {
-            info!(client = self.slot.id, error = %refusal, "query refused");
-        }
-        self.session.handle_refusal(&refusal, self.outbox.tail());
+        let log = state.pool(self.pool).spec.log_errors;
+        self.turn_away(log, refusal)?;
         self.process_inbox(state, cx)
     }
 
@@ -221,7 +215,8 @@ impl Client {
         }
     }
 
-    /// A server now (`true`), or a place in the queue.
+    /// A server now (`true`), or a place in the queue. Where the queue is full, the message that wants a server has been
+    /// answered, and there is no need of one (`true`).
     fn checkout(&mut self, state: &mut State) -> Result<bool, End> {
         let State { pools, plan, now, .. } = state;
         let now = *now;
@@ -236,6 +231,12 @@ impl Client {
                     }
                     entry.pool.lose();
                     self.worker.close(self.pool, idle, false);
+                }
+                Checkout::Wait(ticket) if entry.is_queue_full() => {
+                    entry.pool.leave(ticket);
+                    let refusal = Refusal::QueueFull { max: entry.spec.waiting.1 };
+                    self.turn_away(entry.spec.log_errors, refusal)?;
+                    return Ok(true);
                 }
                 Checkout::Wait(ticket) => {
                     self.block = Block::Queue(ticket);
