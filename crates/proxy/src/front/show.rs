@@ -190,6 +190,8 @@ fn pool_row(state: &State, entry: &PoolEntry, shares: &[PoolShare]) -> PoolRow {
     let budget = cluster.map_or(u32::MAX, |c| state.broker.budget(c.id).servers());
     let limit = if spec.limits.size == 0 { budget } else { spec.limits.size.min(budget) };
     let limit = state.broker.catalog_limit(spec.id).map_or(limit, |catalog| catalog.min(limit));
+    // A share is never negative, and never above the limits that it is a share of.
+    let limit = state.broker.fair_share(spec.id).map_or(limit, |fair| limit.min(fair.ceil() as u32));
     PoolRow {
         database: spec.database.clone(),
         user: spec.target.user.clone(),
