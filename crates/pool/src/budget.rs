@@ -13,8 +13,8 @@ pub struct Limits {
     pub others: u32,
 }
 
-/// How full PostgreSQL is, against its ceiling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How full PostgreSQL is, against its ceiling, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BudgetState {
     /// The server will not tell its limits.
     Unknown,

@@ -155,7 +155,7 @@ impl Front {
         }
         state.clusters[id.0].reason = reason;
         drop(state);
-        self.watch_budget(id);
+        self.watch_budget(id, true);
     }
 
     /// Nothing is known, or nothing new: what was known stays, otherwise the configured sizes are all there is.
@@ -176,8 +176,14 @@ impl Front {
         state.broker.tick();
     }
 
-    /// Says when PostgreSQL fills up, and when it is over.
-    fn watch_budget(&self, id: ClusterId) {
+    /// Says when a PostgreSQL fills up. That it is over is said at the next reading, so that nothing is said again and again.
+    pub(super) fn watch_budgets(&self) {
+        let ids: Vec<_> = self.cell.borrow().clusters.iter().map(|c| c.id).collect();
+        ids.into_iter().for_each(|id| self.watch_budget(id, false));
+    }
+
+    /// Says when PostgreSQL fills up and, at a reading, when it is over.
+    fn watch_budget(&self, id: ClusterId, is_read: bool) {
         let settings = self.config().settings.clone();
         let mut state = self.cell.borrow_mut();
         let (open, connecting) = state.broker.cluster_servers(id);
@@ -185,7 +191,7 @@ impl Front {
         let now = budget.state(open + connecting, settings.budget_warning, settings.budget_critical);
         let percent = budget.used_percent(open + connecting).unwrap_or(0);
         let Cluster { address, state: before, .. } = &mut state.clusters[id.0];
-        if *before != now {
+        if now > *before || (is_read && *before != now) {
             match now {
                 BudgetState::Critical => error!(server = %address, "{percent} % of PostgreSQL's slots are in use"),
                 BudgetState::Warning => warn!(server = %address, "{percent} % of PostgreSQL's slots are in use"),

@@ -15,7 +15,7 @@ mod replication;
 mod show;
 mod shutdown;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io;
@@ -39,6 +39,9 @@ use crate::worker;
 
 /// How often the broker looks at the time.
 const TICK: Duration = Duration::from_millis(100);
+/// Planning that takes longer than that is followed by a rest, so many times as long.
+const PLAN_LONG: Duration = Duration::from_millis(2);
+const REST: u32 = 3;
 /// Messages of workers that are heard before anything is ordered.
 const TOGETHER_MAX: usize = 256;
 /// Pools at most; one more (database, user) is refused.
@@ -136,6 +139,8 @@ struct Front {
     cancels: Semaphore,
     /// Somebody shall read the limits now.
     limits_due: Notify,
+    /// Nothing new is planned before that.
+    rest_until: Cell<Option<Instant>>,
     shutdown: shutdown::Shutdown,
     started: Instant,
 }
@@ -231,6 +236,7 @@ impl Front {
             mock_key: random(),
             cancels: Semaphore::new(CANCELS_MAX),
             limits_due: Notify::new(),
+            rest_until: Cell::new(None),
             shutdown: shutdown::Shutdown::default(),
             started: Instant::now(),
         }
@@ -270,6 +276,7 @@ impl Front {
                 _ = tick.tick() => {
                     self.cell.borrow_mut().broker.tick();
                     self.pump();
+                    self.watch_budgets();
                 }
                 () = self.shutdown.over() => return Ok(()),
             }
@@ -304,9 +311,19 @@ impl Front {
         }
     }
 
-    /// Carries out what the broker orders.
+    /// Carries out what the broker orders. Where a thousand pools contend it takes milliseconds to see who gets what: that is
+    /// then left to the ticks for a while.
     fn pump(self: &Rc<Self>) {
         let now = Instant::now();
+        if self.rest_until.get().is_some_and(|until| now < until) {
+            return;
+        }
+        self.carry_out(now);
+        let took = now.elapsed();
+        self.rest_until.set((took > PLAN_LONG).then(|| Instant::now() + took * REST));
+    }
+
+    fn carry_out(self: &Rc<Self>, now: Instant) {
         loop {
             let action = self.cell.borrow_mut().broker.poll_action(now);
             match action {
