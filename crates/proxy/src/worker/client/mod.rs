@@ -17,7 +17,6 @@ use pgsluice_session::{Ctx, Refusal, Session, Want};
 use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
 use tokio::io::ReadBuf;
 use tokio::sync::oneshot;
-use tracing::info;
 
 use end::End;
 
