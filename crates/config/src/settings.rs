@@ -149,9 +149,10 @@ settings! {
         /// Reasons: temp (temporary tables and other temporary objects), advisory_lock (those held by the session), cursor
         /// (WITH HOLD), prepare (SQL's PREPARE), listen, load, sequence (what currval() and lastval() tell); all, which
         /// stands first, is for every reason not named.
-        /// Policies: pin (the session keeps its server until the state is gone), error (SQLSTATE 0A000), warn (as pin, and
-        /// one WARNING per session), ignore (the state is not kept for the client, and is removed before the server goes to
-        /// anybody else). A reason that nothing names is pinned.
+        /// Policies: pin (the session keeps its server until the state is gone; of those that listen one server of the
+        /// pool takes care), error (SQLSTATE 0A000), warn (the session keeps its server, and gets one WARNING), ignore
+        /// (the state is not kept for the client, and is removed before the server goes to anybody else). A reason that
+        /// nothing names is pinned.
         pin_policy: PinPolicies as PinPolicies = "all=pin" => reload;
         /// In transaction mode, when a server is asked, before anybody else gets it, for the state that its client left:
         /// suspects (after what may have changed some, judged by statements, command tags and the catalog's functions,
