@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgsluice_sql::{CUSTOM_MAX, Effects, Suspects, may_end_transaction, read};
+use pgsluice_sql::{CUSTOM_MAX, Effects, Readings, Suspects, may_end_transaction, read};
 
 const KINDS: [&[u8]; 6] = [b"sql", b"plpgsql", b"refers", b"table", b"trigger", b"always"];
 
@@ -37,6 +37,14 @@ fuzz_target!(|text: &[u8]| {
     // A function's name can say that it calls nextval, or is suspect; nothing else, and it takes nothing back.
     let told = Effects::SUSPECT | Effects::SEQUENCE.without(reading.effects);
     assert_eq!((watched.effects.without(told), watched.custom), (reading.effects, reading.custom));
+
+    // The halves in turn, and the one with bytes of the other: of one shape or not, remembered or not.
+    let mut readings = Readings::default();
+    let mixed = one.iter().zip(other).map(|(a, b)| if b.is_ascii_alphanumeric() { *b } else { *a }).collect::<Vec<_>>();
+    for half in [one, one, other, other, &mixed, one, other] {
+        let padded = [half, &b" ".repeat(32)].concat();
+        assert_eq!(readings.read(&padded, None), read(&padded, None));
+    }
 });
 
 /// Whether a word is in the text that begins a transaction, or part of one, and ends none.

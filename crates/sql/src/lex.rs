@@ -99,6 +99,11 @@ impl<'a> Lexer<'a> {
         Lexer { text: &text[..nul.unwrap_or(text.len())], at: 0, escapes, ambiguous: false, doubtful: false }
     }
 
+    /// Bytes of the text up to the place: the end of the last token.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     /// The next token.
     #[inline]
     pub(crate) fn next(&mut self) -> Token<'a> {

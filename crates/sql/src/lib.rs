@@ -14,6 +14,7 @@ mod lex;
 mod name;
 mod read;
 mod remember;
+mod shape;
 mod suspects;
 mod transaction;
 mod words;

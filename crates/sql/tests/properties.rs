@@ -1,6 +1,6 @@
 //! What holds of every text. The fuzz target `sql` asks the same of bytes.
 
-use pgsluice_sql::{Effects, may_end_transaction, read};
+use pgsluice_sql::{Effects, Readings, may_end_transaction, read};
 use proptest::prelude::*;
 
 /// What texts are made of: all that opens or closes something, and words with and without a meaning.
@@ -83,5 +83,28 @@ proptest! {
         // Of the words that begin such statements, all but these end one.
         let effects = read(&text, None).effects;
         prop_assert!(!effects.contains(Effects::TRANSACTION) || may_end_transaction(&text));
+    }
+
+    #[test]
+    fn a_text_with_other_values_is_read_as_it_would_be_anew(
+        text in texts(),
+        at in any::<prop::sample::Index>(),
+        piece in prop::sample::select(&PIECES[..]),
+        number in 0_u32..1000,
+    ) {
+        // Long enough to be remembered.
+        let padded = |text: &[u8]| [text, &b" ".repeat(32)].concat();
+        let mut readings = Readings::default();
+        for _ in 0..3 {
+            prop_assert_eq!(readings.read(&padded(&text), None), read(&padded(&text), None));
+        }
+        let (before, behind) = text.split_at(at.index(text.len() + 1));
+        let inserted = [before, piece.as_bytes(), behind].concat();
+        let removed = [before, behind.get(1..).unwrap_or_default()].concat();
+        let digits = String::from_utf8_lossy(&text).replace('1', &number.to_string()).into_bytes();
+        for other in [inserted, removed, digits] {
+            let other = padded(&other);
+            prop_assert_eq!(readings.read(&other, None), read(&other, None), "{}", String::from_utf8_lossy(&other));
+        }
     }
 }

@@ -295,11 +295,13 @@ fn is_excused(direct: &Event, pooled: &Event) -> bool {
 }
 
 /// A FETCH that was prepared when its cursor was another one, or none, returns what it did then. A server that has to
-/// prepare it later finds another cursor.
+/// prepare it later finds another cursor: the description is another, or refused because it is.
 fn is_fetch(steps: &[Step], direct: &Event, pooled: &Event) -> bool {
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
     let fetches = |op: &Op| matches!(op, Op::Parse(_, text, _) if text.starts_with("FETCH "));
-    matches!((direct.tag, pooled.tag), (b'n', b'T') | (b'T', b'n')) && steps.iter().flat_map(|s| &s.ops).any(fetches)
+    let described = matches!((direct.tag, pooled.tag), (b'n', b'T') | (b'T', b'n'));
+    let refused = direct.tag == b't' && pooled.sqlstate() == "0A000";
+    (described || refused) && steps.iter().flat_map(|s| &s.ops).any(fetches)
 }
 
 /// PostgreSQL 18 after messages without Sync, a Query and then a Sync: it says that it is ready, and fails the next command that
