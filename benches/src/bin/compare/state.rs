@@ -23,6 +23,8 @@ const SELECT: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = 31415;";
 const UPDATE: &str = "UPDATE pgbench_accounts SET abalance = abalance + 42 WHERE aid = 31415;";
 /// [`OTHERS`] texts in turn, with another number in the place of `{n}`.
 const VARYING: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = {n};";
+/// The same, where no two texts are of one shape.
+const SHAPES: &str = "SELECT abalance AS a{n} FROM pgbench_accounts WHERE aid = 1;";
 /// More than are remembered.
 const OTHERS: usize = 2000;
 /// As a library that writes SQL makes them.
@@ -33,7 +35,7 @@ const LONG: &str = "SELECT \"orders\".\"id\", \"orders\".\"customer_id\", \"orde
     \"customers\".\"id\" = \"orders\".\"customer_id\" LEFT OUTER JOIN \"items\" ON \"items\".\"order_id\" = \
     \"orders\".\"id\" WHERE \"orders\".\"status\" IN ('open', 'paid', 'packed') AND \"orders\".\"created_at\" >= \
     '2024-01-01 00:00:00' AND \"customers\".\"country\" = 'NL' AND \"orders\".\"total\" > 100 ORDER BY \
-    \"orders\".\"created_at\" DESC, \"orders\".\"id\" LIMIT 50 OFFSET 100";
+    \"orders\".\"created_at\" DESC, \"orders\".\"id\" LIMIT 50 OFFSET {n}";
 /// How long an audit takes that is to be noticed.
 const SLOW: Duration = Duration::from_millis(20);
 /// Between two requests, so that the audit behind the first is over.
@@ -46,12 +48,13 @@ const WARMUP_TURNS: usize = 6;
 const PAUSED: usize = 25;
 
 /// Loads without session state: what, how, the statement, and by how many clients.
-const CELLS: [(&str, Mode, &str, usize); 9] = [
+const CELLS: [(&str, Mode, &str, usize); 10] = [
     ("simple, SELECT", Mode::Simple, SELECT, 16),
-    ("simple, SELECT, another each time", Mode::Simple, VARYING, 16),
+    ("simple, SELECT, another value each time", Mode::Simple, VARYING, 16),
+    ("simple, SELECT, another shape each time", Mode::Simple, SHAPES, 16),
     ("simple, SELECT", Mode::Simple, SELECT, 100),
     ("simple, UPDATE", Mode::Simple, UPDATE, 16),
-    ("simple, SELECT of 703 bytes", Mode::Simple, LONG, 16),
+    ("simple, SELECT of 703 bytes, another value each time", Mode::Simple, LONG, 16),
     ("extended, SELECT", Mode::Extended, SELECT, 16),
     ("extended, UPDATE", Mode::Extended, UPDATE, 16),
     ("prepared, SELECT", Mode::Prepared, SELECT, 16),
