@@ -8,6 +8,8 @@
 mod broker;
 mod budget;
 pub mod fair;
+mod fleet;
+mod fleet_share;
 mod plan;
 mod pool;
 mod queue;
@@ -15,6 +17,7 @@ mod share;
 
 pub use broker::{Action, Broker, CatalogLimits, ClusterId, Failure, PoolId, PoolLimits};
 pub use budget::{Budget, BudgetState, Limits};
+pub use fleet::{Errand, Fleet, Mark, Member, Need, View};
 pub use pool::{Checkin, Checkout, Pool, ShedTo};
 pub use queue::Ticket;
 pub use share::Demand;

@@ -67,9 +67,7 @@ impl Shape {
                     return Shape::whole(text);
                 }
                 Token::Symbol(b'0') => (Value::Number, number(text, end), end),
-                Token::Text(Some(content)) if text[end - 1] == b'\'' => {
-                    (Value::Text, end - 1 - content.len(), end - 1)
-                }
+                Token::Text(Some(content)) if text[end - 1] == b'\'' => (Value::Text, end - 1 - content.len(), end - 1),
                 _ => continue,
             };
             fixed.extend(&text[copied..from]);
