@@ -50,6 +50,11 @@ impl Pooler {
 
     /// As [`Pooler::file`] with several files; the first is the configuration.
     pub fn files(files: &[(&str, &str)], admin: Login) -> Pooler {
+        Pooler::files_with(files, &[], admin)
+    }
+
+    /// As [`Pooler::files`] with more arguments.
+    pub fn files_with(files: &[(&str, &str)], arguments: &[&str], admin: Login) -> Pooler {
         let (port, directory) = (free_port(), Directory::fresh("pooler"));
         let paths: Vec<_> =
             files.iter().map(|(name, text)| directory.write(name, &fill(text, port, &directory))).collect();
@@ -57,7 +62,7 @@ impl Pooler {
         if paths[0].extension().is_some_and(|extension| extension == "toml") {
             command.arg("--config");
         }
-        command.arg(&paths[0]).current_dir(directory.path());
+        command.arg(&paths[0]).args(arguments).current_dir(directory.path());
         Pooler::launch(command, port, directory, Some(paths[0].clone()), admin)
     }
 

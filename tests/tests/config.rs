@@ -127,6 +127,39 @@ fn a_reload_changes_the_pool_size_and_nothing_when_the_file_is_bad() {
 }
 
 #[test]
+fn a_reload_does_not_move_an_instance_to_another_fleet() {
+    let (pooler, database) = start("fleet = \"eu\"");
+    pooler.rewrite(&toml(&database, "fleet = \"us\"\nmax_client_conn = 77"));
+    for _ in 0..2 {
+        assert_eq!(show(&pooler.console().query("RELOAD")), ["C RELOAD", "Z I"]);
+        assert_eq!((setting(&pooler, "fleet"), setting(&pooler, "max_client_conn")), ("eu".into(), "77".into()));
+    }
+    let said = "fleet stays eu until a restart (the file says us)";
+    assert_eq!(pooler.log().matches(said).count(), 2, "{}", pooler.log());
+}
+
+#[test]
+fn a_fleet_of_the_command_line_wins_over_the_file_after_a_reload_too() {
+    let database = Postgres::shared().database();
+    let text = toml(&database, "fleet = \"us\"");
+    let pooler = Pooler::files_with(&[("pgsluice.toml", &text)], &["--fleet", "eu"], APP);
+    assert_eq!(setting(&pooler, "fleet"), "eu");
+    for extra in ["fleet = \"us\"", "fleet = \"asia\"", ""] {
+        pooler.rewrite(&toml(&database, extra));
+        assert_eq!(show(&pooler.console().query("RELOAD")), ["C RELOAD", "Z I"]);
+        assert_eq!(setting(&pooler, "fleet"), "eu");
+    }
+    assert!(!pooler.log().contains("until a restart"), "{}", pooler.log());
+
+    let pooler = Pooler::url(Postgres::shared(), APP, &database, &["--fleet", "eu"]);
+    assert_eq!(setting(&pooler, "fleet"), "eu");
+    let mut command = Command::new(program());
+    command.args(["--fleet", "eu\twest", "postgres://app@127.0.0.1/app"]);
+    let outcome = run(command, SOON);
+    assert!(!outcome.ok && outcome.err.starts_with("fleet: expects a name of 63 bytes at most"), "{}", outcome.err);
+}
+
+#[test]
 fn a_reload_brings_new_users_and_databases() {
     let (pooler, database) = start("");
     let other = Postgres::shared().database();

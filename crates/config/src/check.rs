@@ -33,6 +33,7 @@ pub(crate) fn run(config: &Config, places: &Places, report: &mut Report) {
     check.databases();
     check.pool_sizes();
     check.thresholds();
+    check.fleet();
     check.users();
 }
 
@@ -144,6 +145,13 @@ impl Check<'_> {
         let known = !self.report.blames("budget_warning") && !self.report.blames("budget_critical");
         if known && settings.budget_warning > settings.budget_critical {
             self.conflict("budget_warning", Conflict::WarningAboveCritical);
+        }
+    }
+
+    fn fleet(&mut self) {
+        let settings = &self.config.settings;
+        if !settings.fleet.is_empty() && settings.fleet_dbname.is_empty() {
+            self.conflict("fleet_dbname", Conflict::FleetWithoutDatabase);
         }
     }
 

@@ -14,6 +14,9 @@ pub const SECONDS_MAX: u32 = 315_360_000;
 /// Largest count of connections or statements.
 pub const COUNT_MAX: u32 = 1_000_000;
 
+/// Longest name of a fleet, in bytes: that of a name in PostgreSQL (NAMEDATALEN, less its NUL).
+pub const FLEET_BYTES_MAX: usize = 63;
+
 /// Longest value quoted in a message, in characters.
 const QUOTED_CHARS_MAX: usize = 60;
 
@@ -83,6 +86,8 @@ pub(crate) struct Flag;
 pub(crate) struct Seconds;
 /// Free text.
 pub(crate) struct Text;
+/// The name of a fleet; empty means none.
+pub(crate) struct Fleet;
 /// Names separated by commas, in TOML also a list.
 pub(crate) struct Names;
 /// A file or directory; empty means none.
@@ -289,6 +294,20 @@ impl Kind for Text {
         let text = raw.text().ok_or(Wrong::Expected("text"))?;
         // The protocol's strings end at the first NUL.
         if text.contains('\0') { Err(Wrong::Expected("text without NUL")) } else { Ok(text.to_string()) }
+    }
+
+    fn show(value: &String) -> String {
+        value.clone()
+    }
+}
+
+impl Kind for Fleet {
+    type Value = String;
+
+    fn read(raw: &Raw) -> Result<String, Wrong> {
+        let fits = |name: &&str| name.len() <= FLEET_BYTES_MAX && !name.contains(char::is_control);
+        let name = raw.text().filter(fits);
+        name.map(str::to_string).ok_or(Wrong::Expected("a name of 63 bytes at most, without control characters"))
     }
 
     fn show(value: &String) -> String {

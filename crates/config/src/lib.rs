@@ -29,7 +29,7 @@ use crate::document::Report;
 pub use crate::diff::{Changes, Diff, SettingChange};
 pub use crate::files::{Disk, FILE_BYTES_MAX, Files, NoFiles};
 pub use crate::ini::{INCLUDE_DEPTH_MAX, INCLUDE_FILES_MAX};
-pub use crate::kinds::{COUNT_MAX, SECONDS_MAX};
+pub use crate::kinds::{COUNT_MAX, FLEET_BYTES_MAX, SECONDS_MAX};
 pub use crate::listen::Listener;
 pub use crate::model::{
     AuthType, Config, DATABASE_KEYS, Database, EntryKey, FALLBACK, PoolMode, RESERVED_DATABASES, USER_KEYS,

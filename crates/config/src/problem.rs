@@ -152,6 +152,8 @@ pub enum Conflict {
     NoHost,
     /// budget_warning above budget_critical.
     WarningAboveCritical,
+    /// A fleet, and fleet_dbname is empty.
+    FleetWithoutDatabase,
     /// No password is asked for, and the address can be reached from elsewhere.
     TrustOnNetwork(String),
 }
@@ -315,6 +317,9 @@ impl fmt::Display for Conflict {
             Self::NeedsForcedUser => f.write_str("auth_type any needs a user here, as clients' names are not used"),
             Self::NoHost => f.write_str("has no host, and unix_socket_dir is off; name a host"),
             Self::WarningAboveCritical => f.write_str("is above budget_critical; lower it"),
+            Self::FleetWithoutDatabase => f.write_str(
+                "a fleet needs a database to meet on; name one, such as postgres, the same for all instances",
+            ),
             Self::TrustOnNetwork(address) => write!(
                 f,
                 "without a password in the URL everybody who can reach {} could log in; listen on 127.0.0.1 or a Unix \

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::kinds::{
-    Count, Flag, Kind, Mode, Names, Number, OptionalPath, Percent, Port, Raw, Seconds, SocketDir, Text, Wrong,
+    Count, Flag, Fleet, Kind, Mode, Names, Number, OptionalPath, Percent, Port, Raw, Seconds, SocketDir, Text, Wrong,
 };
 use crate::model::{AuthType, PoolMode};
 use crate::pins::{Audit, PinPolicies};
@@ -35,6 +35,7 @@ pub struct Setting {
     read: fn(&mut Settings, &Raw) -> Result<(), Wrong>,
     show: fn(&Settings) -> String,
     toml: fn(&Settings) -> String,
+    copy: fn(&mut Settings, &Settings),
 }
 
 /// One row of `SHOW CONFIG`.
@@ -90,6 +91,7 @@ macro_rules! settings {
             read: |settings, raw| <$kind>::read(raw).map(|value| settings.$name = value),
             show: |settings| <$kind>::show(&settings.$name),
             toml: |settings| <$kind>::toml(&settings.$name),
+            copy: |to, from| to.$name.clone_from(&from.$name),
         }, )+)+ ];
 
         impl Settings {
@@ -235,6 +237,12 @@ settings! {
         budget_headroom: u32 as Count = "3" => reload;
         /// Servers at most to one PostgreSQL over all pools; 0: as many as PostgreSQL's own limits leave.
         max_server_connections: u32 as Count = "0" => reload;
+        /// Name of the fleet: the instances that share the budget of a PostgreSQL, this one among them. At most 63 bytes;
+        /// empty: this instance is alone.
+        fleet: String as Fleet = "" => fixed;
+        /// Database on which the control connections of a fleet meet, as advisory locks belong to a database; the same
+        /// for all its instances.
+        fleet_dbname: String as Text = "postgres" => fixed;
         /// Seconds between two readings of PostgreSQL's limits.
         budget_interval: Duration as Seconds = "10" => reload;
         /// Percent of PostgreSQL's backends in use from which a warning is given.
@@ -310,5 +318,12 @@ impl Settings {
             Some(setting) => setting.read(self, &raw).map_err(|wrong| ProblemKind::of(wrong, &raw, false)),
         };
         outcome.map_err(|kind| Problem { file: None, line: None, key: key.to_string(), kind })
+    }
+
+    /// Takes every setting that only a restart changes from those in force, so that a reload applies the others alone.
+    pub fn keep_fixed(&mut self, in_force: &Settings) {
+        for setting in SETTINGS.iter().filter(|s| !s.changeable) {
+            (setting.copy)(self, in_force);
+        }
     }
 }

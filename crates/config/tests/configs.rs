@@ -156,6 +156,20 @@ fn policies_are_shown_and_set_as_text() {
 }
 
 #[test]
+fn an_instance_is_alone_unless_a_fleet_is_named() {
+    let of = |config: &Config| (config.settings.fleet.clone(), config.settings.fleet_dbname.clone());
+    let pair = |fleet: &str, dbname: &str| (fleet.to_string(), dbname.to_string());
+    for alone in [toml("[databases.a]\n"), ini("[databases]\na =\n[pgbouncer]\nfleet =\n")] {
+        assert_eq!(of(&alone), pair("", "postgres"));
+    }
+    // What is of no use without a fleet is not wrong either.
+    assert_eq!(of(&toml("fleet_dbname = \"\"\n[databases.a]\n")), pair("", ""));
+    let of_ini = ini("[databases]\na =\n[pgbouncer]\nfleet = eu west\nfleet_dbname = app\n");
+    let of_toml = toml("fleet = \"eu west\"\nfleet_dbname = \"app\"\n[databases.a]\n");
+    assert_eq!((of(&of_ini), of(&of_toml)), (pair("eu west", "app"), pair("eu west", "app")));
+}
+
+#[test]
 fn secrets_are_printed_nowhere() {
     let config = toml("[databases.a]\nuser = \"u\"\npassword = \"hunter2\"\n[users.u]\npassword = \"hunter2\"\n");
     let printed = format!("{config:?} {:?} {}", config.rows(), Secret::new("hunter2"));
@@ -193,22 +207,36 @@ fn settings_can_be_set_by_key() {
     assert_eq!(error(settings.set("verbose", "4")), "verbose: 4 is out of range; allowed: 0 to 3");
     assert_eq!(error(settings.set("verbos", "4")), "verbos: unknown key; did you mean verbose?");
     assert_eq!(settings, before);
+    settings.set("fleet", "eu").expect("valid");
+    assert_eq!(settings.fleet, "eu");
+    let found = error(settings.set("fleet", "\0"));
+    assert_eq!(found, "fleet: expects a name of 63 bytes at most, without control characters, found \"\\0\"");
 }
 
 #[test]
 fn a_reload_knows_what_changed() {
     let old = toml("query_timeout = 1\n[databases.a]\n[databases.b]\n[users.u]\npassword = \"x\"\n");
-    let new =
-        toml("query_timeout = 2\nworkers = 2\n[databases.b]\nport = 1\n[databases.c]\n[users.u]\npassword = \"y\"\n");
+    let new = toml(
+        "query_timeout = 2\nworkers = 2\nfleet = \"eu\"\n\
+         [databases.b]\nport = 1\n[databases.c]\n[users.u]\npassword = \"y\"\n",
+    );
     let diff = old.diff(&new);
     let settings: Vec<_> =
         diff.settings.iter().map(|s| (s.key, s.old.as_str(), s.new.as_str(), s.changeable)).collect();
-    assert_eq!(settings, [("query_timeout", "1", "2", true), ("workers", "1", "2", false)]);
+    assert_eq!(settings, [("query_timeout", "1", "2", true), ("workers", "1", "2", false), ("fleet", "", "eu", false)]);
     assert_eq!(diff.databases.added, ["c"]);
     assert_eq!(diff.databases.removed, ["a"]);
     assert_eq!(diff.databases.changed, ["b"]);
     assert_eq!((diff.users.changed.as_slice(), diff.users.added.len()), (["u".to_string()].as_slice(), 0));
     assert!(!diff.is_empty() && old.diff(&old.clone()).is_empty());
+}
+
+#[test]
+fn what_only_a_restart_changes_is_kept() {
+    let old = toml("query_timeout = 1\nworkers = 2\nlogfile = \"/a\"\nfleet = \"eu\"\n[databases.a]\n");
+    let mut new = toml("query_timeout = 2\nworkers = 3\nlisten_addr = \"::1\"\nfleet = \"us\"\n[databases.a]\n");
+    new.settings.keep_fixed(&old.settings);
+    assert_eq!(new.settings, Settings { query_timeout: Duration::from_secs(2), ..old.settings });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pgsluice_config::{Dialect, Loaded, parse, parse_ini, parse_toml};
+use pgsluice_config::{Dialect, FLEET_BYTES_MAX, Loaded, parse, parse_ini, parse_toml};
 
 fn toml(text: &str) -> Vec<String> {
     lines(parse_toml(text, Path::new("pgsluice.toml")))
@@ -101,6 +101,15 @@ fn one_line_each_in_toml() {
         ),
         ("budget_warning = 99", "budget_warning: is above budget_critical; lower it"),
         ("budget_critical = 101", "budget_critical: 101 is out of range; allowed: 1 to 100"),
+        (
+            "fleet = \"eu\\twest\"",
+            "fleet: expects a name of 63 bytes at most, without control characters, found \"eu\\twest\"",
+        ),
+        ("fleet = 7", "fleet: expects a name of 63 bytes at most, without control characters, found 7"),
+        (
+            "fleet_dbname = \"\"\nfleet = \"eu\"",
+            "fleet_dbname: a fleet needs a database to meet on; name one, such as postgres, the same for all instances",
+        ),
         ("auth_file = \"users.txt\"", "auth_file users.txt: cannot be read: entity not found"),
         ("unix_socket_dir = \"@x\"", "unix_socket_dir: abstract Unix sockets (@…) are not supported; name a directory"),
         ("so_reuseport = 1", "so_reuseport: PgBouncer's setting is not supported yet; remove it"),
@@ -159,6 +168,16 @@ fn one_line_each_in_a_database_or_user() {
 }
 
 #[test]
+fn a_fleets_name_may_have_63_bytes() {
+    let with = |name: &str| format!("fleet = \"{name}\"\n{DATABASE}");
+    assert!(parse_toml(&with(&"ä".repeat(31)), Path::new("p.toml")).is_ok());
+    assert!(parse_toml(&with(&"a".repeat(FLEET_BYTES_MAX)), Path::new("p.toml")).is_ok());
+    let expects = "pgsluice.toml:1: fleet: expects a name of 63 bytes at most, without control characters";
+    assert_eq!(toml(&with(&"ä".repeat(32))), [format!("{expects}, found \"{}\"", "ä".repeat(32))]);
+    assert_eq!(toml(&with(&"a".repeat(FLEET_BYTES_MAX + 1))), [format!("{expects}, found \"{}…\"", "a".repeat(60))]);
+}
+
+#[test]
 fn what_is_absent_has_no_line() {
     let message = "databases: no database is configured; add one, or \"*\" to serve every name";
     assert_eq!(toml(""), [format!("pgsluice.toml: {message}")]);
@@ -214,6 +233,7 @@ fn one_line_each_in_ini() {
             "unix_socket_mode = 770",
             "unix_socket_mode: expects an octal mode from 0 to 0777, such as 0770 (in TOML 0o770 or \"0770\"), found 770",
         ),
+        ("fleet = a\tb", "fleet: expects a name of 63 bytes at most, without control characters, found \"a\\tb\""),
         ("pol_mode = session", "pol_mode: unknown key; did you mean pool_mode?"),
         ("client_tls_sslmod = require", "client_tls_sslmod: unknown key; did you mean client_tls_sslmode?"),
         ("listen_port = 1\nlisten_port = 2", "listen_port: given before, in line 2; remove one of the two"),

@@ -45,6 +45,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         settings.auth_file = None;
         settings.min_pool_size = 0;
         settings.budget_critical = 100;
+        settings.fleet_dbname = "postgres".to_string();
         settings.listen_addr = vec!["localhost".to_string(), "::1".to_string()];
         settings
     })

@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// I/O threads (default: 1)
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<u32>,
+    /// Name of the fleet: the instances that share the budget of a PostgreSQL (default: none)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) fleet: Option<String>,
     /// Log errors only
     #[arg(short, long)]
     pub(crate) quiet: bool,

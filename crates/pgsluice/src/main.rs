@@ -44,26 +44,26 @@ fn check(file: &Path) -> ExitCode {
 /// The configuration that the command line asks for.
 fn configure(args: &Args) -> Result<(Config, Vec<Warning>, Source), Problems> {
     let (mut config, mut warnings, source) = match (&args.config, &args.target) {
-        (Some(file), _) => load(file)?,
+        (Some(file), _) => load(file, args)?,
         (None, Some(target)) if target.contains("://") => {
             let url = pgsluice_config::parse_url(target)?;
             let listen = if args.listen.is_empty() { vec!["127.0.0.1:6432".to_owned()] } else { args.listen.clone() };
             (pgsluice_config::config_from_url(&url, &listen)?, Vec::new(), Source::CommandLine)
         }
-        (None, Some(file)) => load(Path::new(file))?,
+        (None, Some(file)) => load(Path::new(file), args)?,
         (None, None) => unreachable!("clap asks for a URL or a file"),
     };
-    override_settings(args, &mut config);
+    override_settings(args, &mut config)?;
     warnings.extend(config.check()?);
     Ok((config, warnings, source))
 }
 
-fn load(file: &Path) -> Result<(Config, Vec<Warning>, Source), Problems> {
+fn load(file: &Path, args: &Args) -> Result<(Config, Vec<Warning>, Source), Problems> {
     let (config, warnings) = pgsluice_config::load(file)?;
-    Ok((config, warnings, Source::File(file.to_owned())))
+    Ok((config, warnings, Source::File { path: file.to_owned(), fleet: args.fleet.clone() }))
 }
 
-fn override_settings(args: &Args, config: &mut Config) {
+fn override_settings(args: &Args, config: &mut Config) -> Result<(), Problems> {
     let s = &mut config.settings;
     if !args.listen.is_empty() && args.is_file() {
         s.listen_addr.clone_from(&args.listen);
@@ -81,6 +81,10 @@ fn override_settings(args: &Args, config: &mut Config) {
     if let Some(workers) = args.workers {
         s.workers = workers;
     }
+    if let Some(fleet) = &args.fleet {
+        s.set("fleet", fleet).map_err(|problem| Problems(vec![problem]))?;
+    }
+    Ok(())
 }
 
 /// Descriptors besides those of clients and servers: listeners, epoll, log, logins under way.

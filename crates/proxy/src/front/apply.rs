@@ -13,18 +13,21 @@ use crate::spec::PoolSpec;
 impl Front {
     /// Reads the file again and applies all of it, or nothing.
     pub(super) fn reload(self: &Rc<Self>) -> Result<(), Problems> {
-        let Source::File(path) = &self.source else {
+        let Source::File { path, fleet } = &self.source else {
             info!("reload: started from the command line, there is no file to read");
             return Ok(());
         };
-        let (config, warnings) = pgsluice_config::load(path)?;
+        let (mut config, warnings) = pgsluice_config::load(path)?;
         warnings.iter().for_each(|w| warn!("{w}"));
+        if let Some(fleet) = fleet {
+            config.settings.fleet.clone_from(fleet);
+        }
         self.apply(config);
         Ok(())
     }
 
     /// Puts a configuration in force.
-    pub(super) fn apply(self: &Rc<Self>, config: Config) {
+    pub(super) fn apply(self: &Rc<Self>, mut config: Config) {
         let old = self.config();
         let diff = old.diff(&config);
         for change in &diff.settings {
@@ -37,6 +40,7 @@ impl Front {
         for name in &diff.databases.removed {
             info!("database {name} is gone: no new clients; those who are there go on");
         }
+        config.settings.keep_fixed(&old.settings);
         let config = Arc::new(config);
         *self.config.borrow_mut() = config.clone();
         self.apply_budget(&config);

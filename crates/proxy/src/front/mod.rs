@@ -57,7 +57,12 @@ const LIMITS_WAIT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A file, read again by RELOAD and SIGHUP.
-    File(PathBuf),
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// What the command line says in the place of its `fleet`.
+        fleet: Option<String>,
+    },
     /// The command line: there is nothing to read again.
     CommandLine,
 }
