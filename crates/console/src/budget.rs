@@ -13,6 +13,8 @@ pub struct BudgetRow {
     pub headroom: u32,
     /// Most backends the configuration allows us here.
     pub cap: Option<u32>,
+    /// Servers that our tokens of the fleet allow us here; `None` outside a fleet.
+    pub fleet_tokens: Option<u32>,
     /// What we occupy.
     pub ours: Ours,
     /// How near the ceiling it is, see [`BudgetRow::state_at`].
@@ -93,11 +95,13 @@ impl BudgetRow {
         self.limits.map(|limits| limits.ceiling())
     }
 
-    /// Backends we may occupy: min(ceiling − headroom − others, cap), never under 0. While the limits are unknown it is
-    /// the cap, if there is one.
+    /// Backends we may occupy: min(ceiling − headroom − others, cap, fleet_tokens + control connections), never under 0,
+    /// over those of the three that are known.
     pub fn budget(&self) -> Option<u32> {
         let room = self.limits.map(|l| l.ceiling().saturating_sub(self.headroom).saturating_sub(l.others));
-        room.into_iter().chain(self.cap).min()
+        // Tokens are for servers alone.
+        let fleet = self.fleet_tokens.map(|tokens| tokens.saturating_add(self.ours.control));
+        [room, self.cap, fleet].into_iter().flatten().min()
     }
 
     /// Tenths of a percent of the ceiling in use, by us and others; `None` without a ceiling.
@@ -142,23 +146,32 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_not_tell_leaves_the_cap() {
+    fn a_server_that_does_not_tell_leaves_the_cap_and_the_tokens() {
         let mut row = BudgetRow { cap: Some(7), headroom: 3, ..BudgetRow::default() };
         assert_eq!((row.ceiling(), row.budget(), row.used_permille()), (None, Some(7), None));
+        row.fleet_tokens = Some(5);
+        row.ours.control = 1;
+        assert_eq!(row.budget(), Some(6));
         row.cap = None;
+        assert_eq!(row.budget(), Some(6));
+        row.fleet_tokens = None;
         assert_eq!(row.budget(), None);
     }
 
     proptest! {
         #[test]
         fn the_row_adds_up(max in 0u32..2000, su in 0u32..50, res in 0u32..50, others in 0u32..2000,
-                           headroom in 0u32..50, cap in proptest::option::of(0u32..2000)) {
+                           headroom in 0u32..50, cap in proptest::option::of(0u32..2000),
+                           fleet_tokens in proptest::option::of(0u32..2000), control in 0u32..3) {
             let limits = Limits { max_connections: max, superuser_reserved: su, reserved: res, others };
-            let row = BudgetRow { limits: Some(limits), headroom, cap, ..BudgetRow::default() };
+            let ours = Ours { control, ..Ours::default() };
+            let row = BudgetRow { limits: Some(limits), headroom, cap, fleet_tokens, ours, ..BudgetRow::default() };
             let (ceiling, budget) = (row.ceiling().unwrap(), row.budget().unwrap());
             prop_assert_eq!(i64::from(ceiling), (i64::from(max) - i64::from(su) - i64::from(res)).max(0));
             let room = (i64::from(ceiling) - i64::from(headroom) - i64::from(others)).max(0);
-            prop_assert_eq!(i64::from(budget), cap.map_or(room, |c| room.min(i64::from(c))));
+            let capped = cap.map_or(room, |c| room.min(i64::from(c)));
+            let shared = fleet_tokens.map_or(capped, |t| capped.min(i64::from(t) + i64::from(control)));
+            prop_assert_eq!(i64::from(budget), shared);
         }
     }
 }

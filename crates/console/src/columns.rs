@@ -65,6 +65,7 @@ fn specs(subject: Subject) -> &'static [Spec] {
         Subject::Config => &[("key", Text), ("value", Text), ("default", Text), ("changeable", Text)],
         Subject::Lists => &[("list", Text), ("items", Int4)],
         Subject::Budget => &BUDGET,
+        Subject::Fleet => &FLEET,
         Subject::Pins => &PINS,
         Subject::PinStats => &PIN_STATS,
         Subject::Leaks => &LEAKS,
@@ -242,7 +243,7 @@ const PEER_POOLS: [Spec; 5] = [
 ];
 
 /// All ours.
-const BUDGET: [Spec; 16] = [
+const BUDGET: [Spec; 17] = [
     ("server", Text),
     ("max_connections", Int4),
     ("superuser_reserved", Int4),
@@ -251,6 +252,7 @@ const BUDGET: [Spec; 16] = [
     ("headroom", Int4),
     ("ceiling", Int4),
     ("cap", Int4),
+    ("fleet_tokens", Int4),
     ("budget", Int4),
     ("ours_active", Int4),
     ("ours_idle", Int4),
@@ -259,6 +261,22 @@ const BUDGET: [Spec; 16] = [
     ("used_percent", Numeric),
     ("state", Text),
     ("reason", Text),
+];
+
+/// All ours.
+const FLEET: [Spec; 12] = [
+    ("fleet", Text),
+    ("server", Text),
+    ("instance", Text),
+    ("host", Text),
+    ("pid", Int4),
+    ("backend_pid", Int4),
+    ("tokens", Int4),
+    ("servers", Int4),
+    ("wanted", Int4),
+    ("entitled", Int4),
+    ("since", Text),
+    ("self", Int4),
 ];
 
 /// All ours. `client` and `server` are ids, exact for every id.

@@ -84,6 +84,8 @@ pub enum Subject {
     Lists,
     /// The backend budget, one row per PostgreSQL. Not in PgBouncer.
     Budget,
+    /// The instances of the fleet, one row per instance and PostgreSQL. Not in PgBouncer.
+    Fleet,
     /// Pinned sessions. Not in PgBouncer.
     Pins,
     /// Audits, pins and replays per application. Not in PgBouncer.
@@ -284,6 +286,7 @@ impl Subject {
             "config" => Self::Config,
             "lists" => Self::Lists,
             "budget" => Self::Budget,
+            "fleet" => Self::Fleet,
             "pins" => Self::Pins,
             "pin_stats" => Self::PinStats,
             "leaks" => Self::Leaks,

@@ -33,6 +33,7 @@ pub use holders::{Holder, Leak, PIN_REASONS, Pin, PinCounters, PinStat, STATEMEN
 pub use parameters::{Parameter, SERVER_VERSION, VERSION};
 pub use render::{Table, render};
 pub use snapshot::{
-    Activity, ConfigRow, ConnKind, ConnRow, ConnState, DatabaseRow, Lists, PoolRow, Replication, Snapshot, UserRow,
+    Activity, ConfigRow, ConnKind, ConnRow, ConnState, DatabaseRow, FleetRow, Lists, PoolRow, Replication, Snapshot,
+    UserRow,
 };
 pub use stats::{Counters, StatsRow, averages};

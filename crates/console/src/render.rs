@@ -8,7 +8,7 @@ use crate::command::Subject;
 use crate::holders::{Holder, Leak, Pin, PinStat, excerpt};
 use crate::parameters::VERSION;
 use crate::snapshot::{
-    Activity, ConfigRow, ConnKind, ConnRow, DatabaseRow, Lists, PoolRow, Replication, Snapshot, UserRow,
+    Activity, ConfigRow, ConnKind, ConnRow, DatabaseRow, FleetRow, Lists, PoolRow, Replication, Snapshot, UserRow,
 };
 use crate::stats::{Counters, StatsRow, averages};
 use crate::value::{Cell, int4, numeric, seconds_and_micros, tenths, text, time};
@@ -42,6 +42,7 @@ fn rows(subject: Subject, s: &Snapshot) -> Vec<Vec<Cell>> {
         Subject::Config => s.config.iter().map(config).collect(),
         Subject::Lists => lists(&s.lists),
         Subject::Budget => s.budget.iter().map(budget).collect(),
+        Subject::Fleet => s.fleet.iter().map(fleet).collect(),
         Subject::Pins => s.pins.iter().map(pin).collect(),
         Subject::PinStats => s.pin_stats.iter().map(pin_stat).collect(),
         Subject::Leaks => s.leaks.iter().map(leak).collect(),
@@ -213,6 +214,7 @@ fn budget(row: &BudgetRow) -> Vec<Cell> {
         int4(row.headroom),
         row.ceiling().and_then(int4),
         row.cap.and_then(int4),
+        row.fleet_tokens.and_then(int4),
         row.budget().and_then(int4),
         int4(row.ours.active),
         int4(row.ours.idle),
@@ -221,6 +223,23 @@ fn budget(row: &BudgetRow) -> Vec<Cell> {
         row.used_permille().and_then(tenths),
         text(row.state.as_str()),
         text(reason),
+    ]
+}
+
+fn fleet(row: &FleetRow) -> Vec<Cell> {
+    vec![
+        text(&row.fleet),
+        text(&row.server),
+        text(row.pid.map_or_else(|| row.host.clone(), |pid| format!("{}:{pid}", row.host))),
+        text(&row.host),
+        row.pid.and_then(int4),
+        int4(row.backend_pid),
+        int4(row.tokens),
+        int4(row.servers),
+        int4(row.wanted),
+        int4(row.entitled),
+        time(row.since),
+        int4(u64::from(row.is_self)),
     ]
 }
 

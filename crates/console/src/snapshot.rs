@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub lists: Lists,
     /// `SHOW BUDGET`.
     pub budget: Vec<BudgetRow>,
+    /// `SHOW FLEET`; empty outside a fleet.
+    pub fleet: Vec<FleetRow>,
     /// `SHOW PINS`.
     pub pins: Vec<Pin>,
     /// `SHOW PIN_STATS`.
@@ -255,6 +257,33 @@ pub struct UserRow {
     pub max_user_client_connections: u64,
     /// Clients now.
     pub current_client_connections: u64,
+}
+
+/// One instance of the fleet at one PostgreSQL, as this instance sees it.
+#[derive(Clone, Debug, Default)]
+pub struct FleetRow {
+    /// Name of the fleet.
+    pub fleet: String,
+    /// Host and port of the PostgreSQL, as in [`BudgetRow::server`].
+    pub server: String,
+    /// The machine that the instance runs on.
+    pub host: String,
+    /// Process id of the instance on that machine; `None` when unknown.
+    pub pid: Option<u32>,
+    /// Process id of the backend of its control connection.
+    pub backend_pid: u32,
+    /// Servers it may have open.
+    pub tokens: u32,
+    /// Servers it has told of.
+    pub servers: u32,
+    /// Servers it could use.
+    pub wanted: u32,
+    /// Its fair share, in servers, of what there is.
+    pub entitled: u32,
+    /// When its control connection was opened; `None` where our role may not see it.
+    pub since: Option<SystemTime>,
+    /// Is it this instance?
+    pub is_self: bool,
 }
 
 /// One configuration key.

@@ -4,9 +4,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use pgsluice_console::{
-    Activity, BudgetRow, BudgetState, ConfigRow, ConnKind, ConnRow, ConnState, Counters, DatabaseRow, Holder, Leak,
-    Limits, Ours, PIN_REASONS, Pin, PinCounters, PinStat, PoolRow, STATEMENT_SHOWN_MAX, Snapshot, StatsRow, Subject,
-    UserRow, columns, render,
+    Activity, BudgetRow, BudgetState, ConfigRow, ConnKind, ConnRow, ConnState, Counters, DatabaseRow, FleetRow, Holder,
+    Leak, Limits, Ours, PIN_REASONS, Pin, PinCounters, PinStat, PoolRow, STATEMENT_SHOWN_MAX, Snapshot, StatsRow,
+    Subject, UserRow, columns, render,
 };
 
 const CONNECTIONS: &str = "type text, user text, database text, replication text, state text, addr text, port int4, \
@@ -83,8 +83,14 @@ fn expected() -> Vec<(Subject, &'static str, &'static str)> {
             Subject::Budget,
             "",
             "server text, max_connections int4, superuser_reserved int4, reserved int4, others int4, headroom int4, \
-             ceiling int4, cap int4, budget int4, ours_active int4, ours_idle int4, ours_connecting int4, \
+             ceiling int4, cap int4, fleet_tokens int4, budget int4, ours_active int4, ours_idle int4, ours_connecting int4, \
              ours_control int4, used_percent numeric, state text, reason text",
+        ),
+        (
+            Subject::Fleet,
+            "",
+            "fleet text, server text, instance text, host text, pid int4, backend_pid int4, tokens int4, servers int4, \
+             wanted int4, entitled int4, since text, self int4",
         ),
         (
             Subject::Pins,
@@ -197,11 +203,28 @@ fn snapshot() -> Snapshot {
                 limits: Some(Limits { max_connections: 100, superuser_reserved: 3, reserved: 2, others: 40 }),
                 headroom: 5,
                 cap: Some(60),
+                fleet_tokens: Some(44),
                 ours: Ours { active: 20, idle: 10, connecting: 1, control: 1 },
                 state: BudgetState::Ok,
                 reason: "others grew".into(),
             },
             BudgetRow { server: "silent:5432".into(), ..BudgetRow::default() },
+        ],
+        fleet: vec![
+            FleetRow {
+                fleet: "eu".into(),
+                server: "db:5432".into(),
+                host: "node7".into(),
+                pid: Some(812),
+                backend_pid: 4711,
+                tokens: 44,
+                servers: 31,
+                wanted: 60,
+                entitled: 45,
+                since: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+                is_self: true,
+            },
+            FleetRow { host: "node8".into(), backend_pid: 4712, ..FleetRow::default() },
         ],
         pins: vec![Pin {
             holder: holder(),
@@ -311,13 +334,35 @@ fn databases_users_config_lists_and_state() {
 
 #[test]
 fn a_budget_row_adds_up_or_is_null() {
-    shows(Subject::Budget, 0, &[("ceiling", "95"), ("budget", "50"), ("cap", "60"), ("others", "40")]);
+    // 44 tokens, and the control connection.
+    shows(Subject::Budget, 0, &[("ceiling", "95"), ("budget", "45"), ("cap", "60"), ("others", "40")]);
+    shows(Subject::Budget, 0, &[("fleet_tokens", "44"), ("ours_control", "1")]);
     // 32 of ours and 40 others in 95.
     shows(Subject::Budget, 0, &[("used_percent", "75.7"), ("state", "ok"), ("reason", "others grew")]);
-    for column in ["max_connections", "superuser_reserved", "reserved", "others", "ceiling", "budget", "used_percent"] {
+    for column in [
+        "max_connections",
+        "superuser_reserved",
+        "reserved",
+        "others",
+        "ceiling",
+        "fleet_tokens",
+        "budget",
+        "used_percent",
+    ] {
         assert_eq!(value(Subject::Budget, 1, column), None, "{column}");
     }
     shows(Subject::Budget, 1, &[("state", "unknown"), ("reason", "the server has not told its limits")]);
+}
+
+#[test]
+fn a_fleet_has_a_row_for_each_instance() {
+    shows(Subject::Fleet, 0, &[("fleet", "eu"), ("server", "db:5432"), ("instance", "node7:812"), ("host", "node7")]);
+    shows(Subject::Fleet, 0, &[("pid", "812"), ("backend_pid", "4711"), ("tokens", "44"), ("servers", "31")]);
+    shows(Subject::Fleet, 0, &[("wanted", "60"), ("entitled", "45"), ("self", "1")]);
+    shows(Subject::Fleet, 0, &[("since", "2023-11-14 22:13:20 UTC")]);
+    shows(Subject::Fleet, 1, &[("instance", "node8"), ("backend_pid", "4712"), ("since", ""), ("self", "0")]);
+    assert_eq!(value(Subject::Fleet, 1, "pid"), None);
+    assert_eq!(render(Subject::Fleet, &Snapshot::default()).rows, Vec::<Vec<Option<String>>>::new());
 }
 
 #[test]

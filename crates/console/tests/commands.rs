@@ -14,6 +14,7 @@ fn commands_and_their_tags() {
         ("  show\n\"pools\" ; ;", Command::Show(Subject::Pools), "SHOW"),
         ("select stats_totals", Command::Show(Subject::StatsTotals), "SHOW"),
         ("SHOW -- which?\n/* this: */ budget", Command::Show(Subject::Budget), "SHOW"),
+        ("show fleet", Command::Show(Subject::Fleet), "SHOW"),
         ("show Pins", Command::Show(Subject::Pins), "SHOW"),
         ("SHOW pin_stats", Command::Show(Subject::PinStats), "SHOW"),
         ("select leaks", Command::Show(Subject::Leaks), "SHOW"),
