@@ -1,7 +1,7 @@
 //! How many backends this instance may occupy on one PostgreSQL, and why.
 
 /// What PostgreSQL says about its slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// `max_connections`.
     pub max_connections: u32,
@@ -36,12 +36,14 @@ pub struct Budget {
     control: u32,
     /// What a refusal (53300) showed to be possible, until the limits are read again.
     seen: Option<u32>,
+    /// Servers that our fleet leaves us, if we are part of one.
+    tokens: Option<u32>,
 }
 
 impl Budget {
     /// A budget of which nothing is known yet. `cap` is `max_server_connections`.
     pub fn new(headroom: u32, cap: Option<u32>) -> Self {
-        Self { limits: None, wanted_headroom: headroom, cap, control: 0, seen: None }
+        Self { limits: None, wanted_headroom: headroom, cap, control: 0, seen: None, tokens: None }
     }
 
     /// What PostgreSQL last said.
@@ -79,6 +81,16 @@ impl Budget {
         self.cap = cap;
     }
 
+    /// The fleet's tokens that we hold: servers that we may have. `None` outside a fleet.
+    pub fn set_tokens(&mut self, tokens: Option<u32>) {
+        self.tokens = tokens;
+    }
+
+    /// The fleet's tokens that we hold.
+    pub fn tokens(&self) -> Option<u32> {
+        self.tokens
+    }
+
     /// PostgreSQL refused one more while we had `servers` open.
     pub fn refused_at(&mut self, servers: u32) {
         self.seen = Some(servers);
@@ -100,13 +112,14 @@ impl Budget {
         }
     }
 
-    /// `min(ceiling - headroom - others, cap)`; `None` if nothing limits us.
+    /// `min(ceiling - headroom - others, cap, tokens + control)`; `None` if nothing limits us.
     pub fn budget(&self) -> Option<u32> {
         let rest = match (self.ceiling(), self.limits) {
             (Some(ceiling), Some(l)) => Some(ceiling.saturating_sub(self.headroom()).saturating_sub(l.others)),
             _ => None,
         };
-        [rest, self.cap].into_iter().flatten().min()
+        let tokens = self.tokens.map(|tokens| tokens.saturating_add(self.control));
+        [rest, self.cap, tokens].into_iter().flatten().min()
     }
 
     /// Servers we may have open: the budget less the control connections, and no more than a refusal showed.
@@ -150,6 +163,8 @@ mod tests {
             (budget.ceiling(), budget.headroom(), budget.budget(), budget.servers()),
             (Some(17), 3, Some(12), 11)
         );
+        budget.set_tokens(Some(9));
+        assert_eq!((budget.budget(), budget.servers()), (Some(10), 9));
         budget.configure(3, Some(5));
         assert_eq!((budget.budget(), budget.servers()), (Some(5), 4));
         assert_eq!(budget.used_percent(11), Some(82));

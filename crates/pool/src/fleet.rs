@@ -47,6 +47,16 @@ impl Mark {
             Mark::Server(n) => 2 << 30 | n & Self::NUMBER,
         }
     }
+
+    /// The mark of these bits.
+    pub fn from_bits(bits: u32) -> Mark {
+        let number = bits & Self::NUMBER;
+        match bits >> 30 {
+            0 => Mark::Slot(number),
+            1 => Mark::Wanted(number),
+            _ => Mark::Server(number),
+        }
+    }
 }
 
 /// An instance, as its locks show it.
@@ -204,6 +214,18 @@ impl Fleet {
         *self = Self { frozen: Some(frozen), want: self.want, peak: self.peak, ..Self::default() };
     }
 
+    /// Whether slots were not asked for yet since the control connection was opened.
+    pub fn is_joining(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// There are `held` servers by now. While we are cut off there are never to be more again.
+    pub fn limit_frozen(&mut self, held: u32) {
+        if let Some(frozen) = &mut self.frozen {
+            *frozen = held.min(*frozen);
+        }
+    }
+
     /// How long to wait before the next reading, if nothing happens.
     pub fn pause(&self) -> Duration {
         let members = self.view.as_ref().map_or(1, View::count);
@@ -236,9 +258,7 @@ impl Fleet {
         if self.view.is_some() {
             self.choose(need, wanted, now, &mut errand);
         }
-        if let Some(frozen) = &mut self.frozen {
-            *frozen = need.held.min(*frozen);
-        }
+        self.limit_frozen(need.held);
         errand
     }
 

@@ -89,7 +89,7 @@ impl Broker {
         for entry in self.pools.iter_mut().filter(|p| p.cluster == cluster) {
             entry.settle_credit(elapsed, keep * CREDIT_TURNS);
         }
-        let mut ground = Ground { keep, ..self.survey(cluster) };
+        let mut ground = Ground { keep, ..self.survey(cluster, self.clusters[cluster.0].budget.servers()) };
         self.aim(&mut ground, now);
         self.shrink(&mut ground, now);
         let mut wanting = self.wanting(&ground);
@@ -97,6 +97,22 @@ impl Broker {
             wanting.retain(|&(member, worker)| self.serve(&mut ground, member, worker, now));
         }
         self.fill_minimums(&mut ground, now);
+    }
+
+    /// Servers that all pools together could use, those their minimums keep open included, if only the budget were larger.
+    pub fn wanted(&self, cluster: ClusterId, now: Instant) -> u32 {
+        let most = self.clusters[cluster.0].budget.cap().unwrap_or(u32::MAX);
+        let ground = self.survey(cluster, most);
+        let claims = ground.members.iter().map(|member| {
+            let claim = self.claim(member, now);
+            let entry = &self.pools[member.pool];
+            let kept = if entry.is_backing_off(now) { 0 } else { claim.minimum.min(entry.size(now)) };
+            Claim { need: claim.need.max(kept), ..claim }
+        });
+        let limits: Vec<_> = ground.caps.iter().map(|c| c.limit).collect();
+        let wanted: f64 = fair::shares(&claims.collect::<Vec<_>>(), &limits).into_iter().sum();
+        // A part of a server is of use as a whole one.
+        (wanted - EPSILON).ceil() as u32
     }
 
     /// How long a pool keeps what others have a part of.
@@ -107,13 +123,13 @@ impl Broker {
     }
 
     /// The pools that matter, and the limits they are under.
-    fn survey(&self, cluster: ClusterId) -> Ground {
+    fn survey(&self, cluster: ClusterId, budget: u32) -> Ground {
         let matters = |p: &Entry| p.cluster == cluster && (p.held() > 0 || p.limits.min > 0 || p.waits());
         let mut ground = Ground::default();
         let mut known: HashMap<(Scope, &str), usize> = HashMap::new();
         for (pool, entry) in self.pools.iter().enumerate().filter(|(_, p)| matters(p)) {
             let mut caps = Vec::new();
-            for (scope, name, limit) in self.limits_of(entry) {
+            for (scope, name, limit) in self.limits_of(entry, budget) {
                 let cap = *known.entry((scope, name)).or_insert_with(|| {
                     let elsewhere = if scope == Scope::User { self.held_elsewhere(name, cluster) } else { 0 };
                     let limit = limit.saturating_sub(elsewhere);
@@ -131,7 +147,7 @@ impl Broker {
     }
 
     /// What limits a pool together with others.
-    fn limits_of<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = (Scope, &'a str, u32)> {
+    fn limits_of<'a>(&'a self, entry: &'a Entry, budget: u32) -> impl Iterator<Item = (Scope, &'a str, u32)> {
         let cluster = &self.clusters[entry.cluster.0];
         let limits = &entry.limits;
         let (database, user, dbname) = (limits.database.0.as_str(), limits.user.0.as_str(), limits.dbname.as_str());
@@ -141,7 +157,7 @@ impl Broker {
             (Scope::Role, user, cluster.catalog.roles.get(user).copied()),
             (Scope::Database, database, configured(limits.database.1)),
             (Scope::User, user, configured(limits.user.1)),
-            (Scope::Cluster, "", Some(cluster.budget.servers())),
+            (Scope::Cluster, "", Some(budget)),
         ]
         .into_iter()
         .filter_map(|(scope, name, limit)| Some((scope, name, limit?)))
@@ -154,12 +170,7 @@ impl Broker {
 
     /// How many servers each pool is to have.
     fn aim(&mut self, ground: &mut Ground, now: Instant) {
-        let claim = |member: &Member| {
-            let entry = &self.pools[member.pool];
-            let (minimum, weight) = (entry.limits.min, entry.limits.weight);
-            Claim { need: entry.need(now), minimum, weight, caps: member.caps.clone() }
-        };
-        let claims: Vec<_> = ground.members.iter().map(claim).collect();
+        let claims: Vec<_> = ground.members.iter().map(|member| self.claim(member, now)).collect();
         let limits: Vec<_> = ground.caps.iter().map(|c| c.limit).collect();
         let shares = fair::shares(&claims, &limits);
         let mut room = limits;
@@ -175,6 +186,12 @@ impl Broker {
             let lacks = member.target.saturating_sub(self.pools[member.pool].held());
             claim.caps.iter().for_each(|&cap| ground.caps[cap].unmet += lacks);
         }
+    }
+
+    fn claim(&self, member: &Member, now: Instant) -> Claim {
+        let entry = &self.pools[member.pool];
+        let (minimum, weight) = (entry.limits.min, entry.limits.weight);
+        Claim { need: entry.need(now), minimum, weight, caps: member.caps.clone() }
     }
 
     /// The servers of which several pools have a part go to those that are owed most.

@@ -75,6 +75,7 @@ impl Front {
         }
         state.cluster_of(pool).pids.insert(server.info.pid);
         state.broker.handle_connected(pool, worker, Instant::now());
+        state.call_seat(id);
         drop(state);
         self.tell(worker, ToWorker::Server { pool, server: Box::new(server) });
     }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::connect::{ASK_TIMEOUT, Rows, ask, is_report};
-use super::{Cluster, Front, limits};
+use super::{Cluster, Front, classify, fleet, limits};
 use crate::net::Stream;
 
 /// Pauses between attempts to open a control connection.
@@ -33,14 +33,21 @@ impl Front {
     pub(super) async fn keep_control(self: Rc<Self>, id: ClusterId, mut questions: mpsc::Receiver<Question>) {
         let mut pause = RETRY_MIN;
         loop {
-            let target = self.cell.borrow().clusters[id.0].control.clone();
-            match self.open(&target, &[("application_name", "pgsluice control")]).await {
-                Ok((stream, _)) => {
+            let (target, name) = self.cell.borrow().clusters[id.0].control_login();
+            match self.open(&target, &[("application_name", &name)]).await {
+                Ok((stream, server)) => {
                     pause = RETRY_MIN;
-                    let why = self.read_limits_until_lost(id, &stream, &mut questions).await;
+                    let why = self.read_limits_until_lost(id, (&stream, server.cancel_key().pid), &mut questions).await;
+                    self.lose_seat(id);
                     self.set_unknown(id, &why);
                 }
-                Err(failure) => self.set_unknown(id, &format!("no control connection: {failure}")),
+                Err(failure) => {
+                    // Who cannot come to where the fleet meets has no part in it.
+                    if classify(&failure).1 {
+                        self.hinder(id, &format!("no control connection to database {}: {failure}", target.dbname));
+                    }
+                    self.set_unknown(id, &format!("no control connection: {failure}"));
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
@@ -50,9 +57,15 @@ impl Front {
     async fn read_limits_until_lost(
         self: &Rc<Self>,
         id: ClusterId,
-        stream: &Stream,
+        (stream, pid): (&Stream, u32),
         questions: &mut mpsc::Receiver<Question>,
     ) -> String {
+        if self.cell.borrow().clusters[id.0].seat.is_some() {
+            match ask_in_time(stream, fleet::PREPARE).await {
+                Err(error) if !is_report(&error) => return lost(&error),
+                _ => {}
+            }
+        }
         loop {
             let rows = match ask_in_time(stream, &self.limits_query(id)).await {
                 Ok(rows) => rows,
@@ -68,7 +81,7 @@ impl Front {
                 None => self.set_unknown(id, "the server does not tell its limits"),
             }
             self.pump();
-            if let Err(error) = self.answer_until_limits_are_due(stream, questions).await {
+            if let Err(error) = self.answer_until_limits_are_due(id, (stream, pid), questions).await {
                 return lost(&error);
             }
         }
@@ -77,8 +90,9 @@ impl Front {
     /// # Errors
     /// The connection is of no use any more.
     async fn answer_until_limits_are_due(
-        &self,
-        stream: &Stream,
+        self: &Rc<Self>,
+        id: ClusterId,
+        (stream, pid): (&Stream, u32),
         questions: &mut mpsc::Receiver<Question>,
     ) -> io::Result<()> {
         let interval = self.config().settings.budget_interval.max(Duration::from_millis(100));
@@ -94,6 +108,7 @@ impl Front {
                 }
                 end = ended(stream) => return Err(end),
                 Some(question) = questions.recv() => answer(stream, question).await?,
+                () = self.errand_due(id) => self.run_errands(id, stream, pid).await?,
             }
         }
     }
@@ -124,7 +139,7 @@ impl Front {
         state.broker.set_catalog_limits(id, limits);
     }
 
-    fn set_limits(&self, id: ClusterId, mut limits: Limits) {
+    pub(super) fn set_limits(&self, id: ClusterId, mut limits: Limits) {
         let mut state = self.cell.borrow_mut();
         let cluster = &mut state.clusters[id.0];
         // A login of ours that the list did not have yet is not one of the others: believe a rise when it lasts.
@@ -139,6 +154,7 @@ impl Front {
         let budget = state.broker.budget(id);
         let reason = match (budget.budget(), budget.cap()) {
             (Some(b), Some(cap)) if b == cap => "max_server_connections".to_owned(),
+            _ if state.clusters[id.0].seat.is_some() => state.clusters[id.0].fleet_reason(),
             _ if budget.headroom() < self.config().settings.budget_headroom => {
                 "others leave less than budget_headroom".to_owned()
             }
@@ -212,7 +228,7 @@ fn lost(error: &io::Error) -> String {
     }
 }
 
-async fn ask_in_time(stream: &Stream, query: &str) -> io::Result<Rows> {
+pub(super) async fn ask_in_time(stream: &Stream, query: &str) -> io::Result<Rows> {
     let answer = tokio::time::timeout(ASK_TIMEOUT, ask(stream, query)).await;
     answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

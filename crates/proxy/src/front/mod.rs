@@ -7,6 +7,7 @@ mod apply;
 mod cancel;
 mod connect;
 mod control;
+mod fleet;
 mod leaks;
 mod limits;
 mod listen;
@@ -142,6 +143,8 @@ struct Front {
     /// Salts of users that do not exist.
     mock_key: [u8; 32],
     cancels: Semaphore,
+    /// In a fleet, if the configuration said so when we started.
+    membership: Option<fleet::Membership>,
     /// Somebody shall read the limits now.
     limits_due: Notify,
     /// Nothing new is planned before that.
@@ -193,6 +196,8 @@ struct Cluster {
     others: Option<u32>,
     /// The same by database and by role, where these have limits.
     others_of: HashMap<limits::Object, u32>,
+    /// Ours in a fleet.
+    seat: Option<fleet::Seat>,
     /// For its control connection to ask.
     questions: mpsc::Sender<control::Question>,
 }
@@ -235,6 +240,8 @@ impl Front {
         };
         Self {
             source,
+            membership: (!config.settings.fleet.is_empty())
+                .then(|| fleet::Membership::new(&config.settings.fleet, &config.settings.fleet_dbname)),
             config: RefCell::new(Arc::new(config)),
             workers,
             cell: RefCell::new(state),
@@ -297,11 +304,17 @@ impl Front {
                     self.tell(worker, ToWorker::Refuse { pool, refusal });
                 }
                 state.broker.set_demand(pool, worker, demand);
+                if demand.waiting > 0 {
+                    let id = state.cluster_of(pool).id;
+                    state.call_seat(id);
+                }
             }
             ToFront::Closed { pool, worker, pid, shed } => {
                 let cluster = state.cluster_of(pool);
                 cluster.pids.remove(&pid);
+                let id = cluster.id;
                 state.broker.handle_closed(pool, worker, shed);
+                state.call_seat(id);
             }
             ToFront::Moved { pool, from, to, server } => {
                 state.broker.handle_moved(pool, from, to);
@@ -320,6 +333,9 @@ impl Front {
     /// then left to the ticks for a while.
     fn pump(self: &Rc<Self>) {
         let now = Instant::now();
+        if self.membership.is_some() {
+            self.cell.borrow_mut().watch_seats();
+        }
         if self.rest_until.get().is_some_and(|until| now < until) {
             return;
         }
@@ -401,6 +417,7 @@ impl Front {
         let cap = (s.max_server_connections > 0).then_some(s.max_server_connections);
         let mut budget = Budget::new(s.budget_headroom, cap);
         budget.refused_at(0);
+        budget.set_tokens(self.membership.as_ref().map(|_| 0));
         let id = state.broker.add_cluster(budget, s.connect_concurrency);
         let (questions, mailbox) = mpsc::channel(control::QUESTIONS_MAX);
         state.clusters.push(Cluster {
@@ -413,6 +430,7 @@ impl Front {
             pids: HashSet::new(),
             others: None,
             others_of: HashMap::new(),
+            seat: self.membership.clone().map(fleet::Seat::new),
             questions,
         });
         drop(state);
