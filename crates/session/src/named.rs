@@ -11,7 +11,7 @@ use crate::frontend::{Fate, Session, Want};
 use crate::ledger::{Named, Owed};
 use crate::message::{Message, NAMES_MAX, Step};
 use crate::server::Server;
-use crate::statement::{GUARD, RESERVED_PREFIX, Statement};
+use crate::statement::{GUARD, RESERVED_PREFIX, Statement, is_fetch};
 
 /// Longest Parse of a named statement, in bytes. It is read whole, as its content is its identity, and so can take three
 /// times its length for a while: as it was read, as it is kept, and on its way to a server that is slow to take it.
@@ -78,8 +78,7 @@ impl Session {
         let own = Effects::TEMP | Effects::PREPARE | Effects::CURSOR;
         // What these return was settled when they were prepared, by what the name meant then. PostgreSQL crashes when a FETCH
         // that was prepared returns rows of a cursor that is gone (`UtilityTupleDescriptor`).
-        let fetches = content.trim_ascii_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"fetch"));
-        if fetches || pgsluice_sql::read(text_of(content), None).effects.contains(Effects::PREPARE) {
+        if is_fetch(content) || pgsluice_sql::read(text_of(content), None).effects.contains(Effects::PREPARE) {
             return ctx.registry.make(content, &self.settings);
         }
         if self.is_followed() && (server.pins | server.touched).intersects(own) {

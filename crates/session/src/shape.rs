@@ -92,6 +92,10 @@ impl Server {
             _ => return,
         };
         self.checking &= !ours;
+        // PostgreSQL lets one return what its cursor has by now, however it was described.
+        if statement.fetches() {
+            return;
+        }
         let Some(shape) = Shape::read(row_description) else { return };
         if *statement.shape_or(shape) != shape && ours {
             self.prepared.spoil(statement.id());

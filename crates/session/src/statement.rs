@@ -61,6 +61,11 @@ impl Statement {
         self.content.split(|&b| b == 0).next().unwrap_or_default()
     }
 
+    /// Whether it is a FETCH, whose rows are those of a cursor: whatever has that name when it runs.
+    pub(crate) fn fetches(&self) -> bool {
+        is_fetch(&self.content)
+    }
+
     /// What its text may do to a session, whatever is in the catalog.
     pub(crate) fn reading(&self) -> &Reading {
         &self.readings().0
@@ -90,6 +95,11 @@ impl Statement {
     pub fn id(&self) -> u64 {
         self.id
     }
+}
+
+/// Whether a text begins with FETCH.
+pub(crate) fn is_fetch(text: &[u8]) -> bool {
+    text.trim_ascii_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"fetch"))
 }
 
 /// Finds a statement by its content.

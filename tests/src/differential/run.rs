@@ -279,8 +279,12 @@ fn is_stray_in_copy(reply: &Reply) -> bool {
 /// finds another reason first, or describes a statement that returns no rows (docs/protocol.md). What follows
 /// is another story.
 fn is_excused(direct: &Event, pooled: &Event) -> bool {
+    // It comes at once, and here when the answer is asked for.
+    if matches!(direct, Event::Reply(direct) if is_lost_transaction(direct)) {
+        return true;
+    }
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
-    if is_lost_transaction(direct) || is_lost_transaction(pooled) {
+    if is_lost_transaction(pooled) {
         return true;
     }
     let described = direct.tag == b't';
@@ -295,13 +299,12 @@ fn is_excused(direct: &Event, pooled: &Event) -> bool {
 }
 
 /// A FETCH that was prepared when its cursor was another one, or none, returns what it did then. A server that has to
-/// prepare it later finds another cursor: the description is another, or refused because it is.
+/// prepare it later finds another cursor, and describes it by that.
 fn is_fetch(steps: &[Step], direct: &Event, pooled: &Event) -> bool {
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
     let fetches = |op: &Op| matches!(op, Op::Parse(_, text, _) if text.starts_with("FETCH "));
     let described = matches!((direct.tag, pooled.tag), (b'n', b'T') | (b'T', b'n'));
-    let refused = direct.tag == b't' && pooled.sqlstate() == "0A000";
-    (described || refused) && steps.iter().flat_map(|s| &s.ops).any(fetches)
+    described && steps.iter().flat_map(|s| &s.ops).any(fetches)
 }
 
 /// PostgreSQL 18 after messages without Sync, a Query and then a Sync: it says that it is ready, and fails the next command that
