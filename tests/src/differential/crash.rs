@@ -52,13 +52,13 @@ impl Crashes {
         *self.known.write().expect("nobody panics with it") = count;
     }
 
-    /// Runs a case; `is_good` says which outcomes no crash can have brought about.
+    /// Runs a case, and tells it how many crashes there were; `is_good` says which outcomes no crash can have brought about.
     ///
     /// # Panics
     /// When the case does, and PostgreSQL lives.
-    pub(super) fn guard<T>(&self, is_good: impl Fn(&T) -> bool, case: impl FnOnce() -> T) -> Ran<T> {
+    pub(super) fn guard<T>(&self, is_good: impl Fn(&T) -> bool, case: impl FnOnce(usize) -> T) -> Ran<T> {
         let known = self.known.read().expect("nobody panics with it");
-        match catch_unwind(AssertUnwindSafe(case)) {
+        match catch_unwind(AssertUnwindSafe(|| case(*known))) {
             Ok(outcome) if is_good(&outcome) => Ran::Whole(outcome),
             outcome => {
                 std::thread::sleep(NEWS);

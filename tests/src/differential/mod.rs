@@ -107,7 +107,7 @@ struct Share {
 
 /// One lane's share of the cases.
 fn work(version: Version, plan: Plan, number: usize, crashes: &Crashes) -> Share {
-    let mut lane = Lane::new(version, LANES[number]);
+    let mut lane = (Lane::new(version, LANES[number]), 0);
     let mut share = Share::default();
     let mut said = Instant::now();
     // A seed has its lane, wherever a campaign begins.
@@ -145,11 +145,25 @@ enum Fate {
     Different(String),
 }
 
-fn run_seed(version: Version, lane: &mut Lane, number: usize, seed: u64, crashes: &Crashes) -> Fate {
+/// The lane comes with the number of crashes that there had been when it was opened.
+fn run_seed(
+    version: Version,
+    (lane, opened_at): &mut (Lane, usize),
+    number: usize,
+    seed: u64,
+    crashes: &Crashes,
+) -> Fate {
     let place = format!("{version:?}, seed {seed}, max_prepared_statements {}", LANES[number]);
     for _ in 0..ATTEMPTS {
         let is_good = |fate: &Fate| !matches!(fate, Fate::Different(_));
-        if let Ran::Whole(fate) = crashes.guard(is_good, || compare(lane, seed, &place)) {
+        let case = |known| {
+            // Nothing that was connected before a crash is any more.
+            if std::mem::replace(opened_at, known) != known {
+                *lane = Lane::new(version, LANES[number]);
+            }
+            compare(lane, seed, &place)
+        };
+        if let Ran::Whole(fate) = crashes.guard(is_good, case) {
             return fate;
         }
         let scripts = generate::scripts(&mut Random::new(seed));
@@ -160,8 +174,6 @@ fn run_seed(version: Version, lane: &mut Lane, number: usize, seed: u64, crashes
         if let Some(log) = &blamed {
             eprintln!("==== {place}: PostgreSQL itself crashed\n{scripts}\n{log}");
         }
-        // Nothing that was connected is any more.
-        *lane = Lane::new(version, LANES[number]);
         if blamed.is_some() {
             return Fate::Crashed;
         }
