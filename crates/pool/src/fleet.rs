@@ -21,7 +21,7 @@ const READINGS: usize = 3;
 /// Each reading of an instance costs PostgreSQL time that grows with the number of instances; so do the pauses between.
 const PAUSE_PER_MEMBER: Duration = Duration::from_millis(20);
 const PAUSE_MIN: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// An instance that neither has nor wants anything looks so much less often.
 const IDLE_PAUSES: u32 = 4;
 
@@ -137,6 +137,11 @@ pub struct Errand {
 }
 
 impl Errand {
+    /// Whether it is of no use without a reading: slots are asked for, or more is wanted.
+    pub fn needs_view(&self) -> bool {
+        self.take.iter().any(|mark| matches!(mark, Mark::Slot(_))) || !self.share.is_empty()
+    }
+
     /// Whether there is nothing to do but to look.
     pub fn is_empty(&self) -> bool {
         self.share.is_empty() && self.take.is_empty() && self.drop.is_empty()
@@ -333,12 +338,17 @@ impl Fleet {
         let good = slots.len().saturating_sub(over as usize);
         self.slots.extend(&slots[..good]);
         self.excess.extend(&slots[good..]);
-        // One of another connection of ours, which PostgreSQL does not know to be gone, is tried again.
-        self.told.extend(got.iter().filter_map(|mark| if let Mark::Server(pid) = mark { Some(*pid) } else { None }));
+        self.note_told(got);
         if before {
             self.frozen = None;
         }
         self.view = Some(view);
+    }
+
+    /// What an errand could take that was run without a reading. What another connection of ours holds, which PostgreSQL does
+    /// not know to be gone, is tried again.
+    pub fn note_told(&mut self, got: &[Mark]) {
+        self.told.extend(got.iter().filter_map(|mark| if let Mark::Server(pid) = mark { Some(*pid) } else { None }));
     }
 
     /// Whether slots are to be given back at once, of which there were more than room.

@@ -27,6 +27,9 @@ const APPLICATION_NAME_LEN: usize = 63;
 pub(super) const PREPARE: &str =
     "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 
+/// What the fleet and PostgreSQL look like. `{class}` is the upper half of its locks, `{ours}` our servers' process ids with commas.
+const LOOK: &str = include_str!("fleet.sql");
+
 /// Which fleet the configuration puts this instance in.
 #[derive(Clone, Debug)]
 pub(super) struct Membership {
@@ -140,9 +143,10 @@ impl Front {
     /// The connection is of no use any more.
     pub(super) async fn run_errands(self: &Rc<Self>, id: ClusterId, stream: &Stream, pid: u32) -> io::Result<()> {
         loop {
-            let Some(query) = self.next_errand(id) else { return Ok(()) };
+            let Some((query, looks)) = self.next_errand(id) else { return Ok(()) };
             match control::ask_in_time(stream, &query).await {
-                Ok(rows) => self.end_errand(id, pid, &rows),
+                Ok(rows) if looks => self.end_errand(id, pid, &rows),
+                Ok(rows) => self.note_told(id, &rows),
                 Err(error) if is_report(&error) => {
                     self.hinder(id, &format!("PostgreSQL refuses the locks: {error}"));
                     self.rest(id);
@@ -159,8 +163,8 @@ impl Front {
         }
     }
 
-    /// The text of the next errand; none if there is nothing to do and nothing to see.
-    fn next_errand(&self, id: ClusterId) -> Option<String> {
+    /// The text of the next errand, and whether it looks at the fleet; none if there is nothing to do and nothing to see.
+    fn next_errand(&self, id: ClusterId) -> Option<(String, bool)> {
         let now = Instant::now();
         let mut state = self.cell.borrow_mut();
         let need = state.need(id, now);
@@ -168,10 +172,17 @@ impl Front {
         let seat = cluster.seat.as_mut()?;
         seat.last = now;
         let errand = seat.fleet.prepare(&need, now);
-        let due = now >= seat.next || !errand.is_empty() || seat.fleet.view().is_none();
-        let query = due.then(|| question(&seat.membership, &errand, &need));
+        let looks = now >= seat.next || errand.needs_view() || seat.fleet.view().is_none();
+        let query = (looks || !errand.is_empty()).then(|| (question(&seat.membership, &errand, &need, looks), looks));
         state.apply_tokens(id, self.share_without_fleet());
         query
+    }
+
+    fn note_told(&self, id: ClusterId, rows: &Rows) {
+        let mut state = self.cell.borrow_mut();
+        let Some(seat) = state.clusters[id.0].seat.as_mut() else { return };
+        let got = rows.iter().filter_map(|row| read_got(row)).collect::<Vec<_>>();
+        seat.fleet.note_told(&got);
     }
 
     fn end_errand(&self, id: ClusterId, pid: u32, rows: &Rows) {
@@ -183,7 +194,7 @@ impl Front {
         self.set_limits(id, answer.limits);
         let mut state = self.cell.borrow_mut();
         let Some(seat) = state.clusters[id.0].seat.as_mut() else { return };
-        let me = answer.view.me;
+        let (me, members) = (answer.view.me, answer.view.members.len());
         seat.fleet.handle(&answer.got, answer.view, now);
         seat.about = answer.about;
         let jitter = 0.75 + f64::from(u16::from_ne_bytes(random())) / f64::from(u16::MAX) / 2.0;
@@ -195,8 +206,8 @@ impl Front {
                 "the control connection does not reach PostgreSQL itself: a pooler in between keeps no locks",
             );
         }
-        if seat.hindrance.take().is_some() || seat.said != seat.about.len() {
-            seat.said = seat.about.len();
+        if seat.hindrance.take().is_some() || seat.said != members {
+            seat.said = members;
             info!(fleet = %seat.membership.name, members = seat.said, "part of a fleet");
         }
         state.apply_tokens(id, self.share_without_fleet());
@@ -327,8 +338,9 @@ struct Answer {
     about: HashMap<u32, (String, Option<SystemTime>)>,
 }
 
-/// The text of an errand: five statements in one Query, so in one round trip and in this order.
-fn question(membership: &Membership, errand: &Errand, need: &Need) -> String {
+/// The text of an errand: four statements in one Query, so in one round trip and in this order. The last one looks, unless that is
+/// not asked for.
+fn question(membership: &Membership, errand: &Errand, need: &Need, looks: bool) -> String {
     let class = membership.class();
     // A lock's number: the fleet in the upper half, the mark in the lower.
     let keys = |marks: &[Mark]| {
@@ -336,35 +348,24 @@ fn question(membership: &Membership, errand: &Errand, need: &Need) -> String {
         format!("'{{{}}}'::pg_catalog.int8[]", keys.collect::<Vec<_>>().join(","))
     };
     let ours = need.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let look = if looks { LOOK } else { "" };
+    let look = look.replace("{class}", &class.to_string()).replace("{ours}", &ours);
     let (share, take, drop) = (keys(&errand.share), keys(&errand.take), keys(&errand.drop));
     format!(
         "SELECT 'shared', k FROM pg_catalog.unnest({share}) AS k WHERE pg_catalog.pg_try_advisory_lock_shared(k); \
          SELECT 'got', k & 4294967295 FROM pg_catalog.unnest({take}) AS k WHERE pg_catalog.pg_try_advisory_lock(k); \
          SELECT 'kept', k FROM pg_catalog.unnest({drop}) AS k WHERE NOT (CASE WHEN (k >> 30) & 3 = 1 \
          THEN pg_catalog.pg_advisory_unlock_shared(k) ELSE pg_catalog.pg_advisory_unlock(k) END); \
-         WITH held AS MATERIALIZED (SELECT pid, objid::pg_catalog.int8 >> 30 AS kind, \
-         objid::pg_catalog.int8 & 1073741823 AS number FROM pg_catalog.pg_locks \
-         WHERE locktype = 'advisory' AND classid::pg_catalog.int8 = {class} AND objsubid = 1 AND granted AND database = \
-         (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())), \
-         backends AS MATERIALIZED (SELECT pid, application_name, \
-         pg_catalog.date_part('epoch', backend_start)::pg_catalog.int8 AS since \
-         FROM pg_catalog.pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL \
-         AND (backend_type IS NULL OR backend_type = 'client backend')) \
-         SELECT 'member', pid::text, (count(*) FILTER (WHERE kind = 0))::text, \
-         coalesce(max(number) FILTER (WHERE kind = 1), 0)::text, (count(*) FILTER (WHERE kind = 2))::text, \
-         max(application_name), max(since)::text FROM held LEFT JOIN backends USING (pid) GROUP BY pid \
-         UNION ALL SELECT 'taken', pg_catalog.string_agg(number::text, ','), NULL, NULL, NULL, NULL, NULL \
-         FROM held WHERE kind = 0 \
-         UNION ALL SELECT 'limits', pg_catalog.current_setting('max_connections'), \
-         pg_catalog.current_setting('superuser_reserved_connections'), \
-         coalesce(pg_catalog.current_setting('reserved_connections', true), '0'), \
-         (SELECT count(*)::text FROM backends WHERE pid <> pg_catalog.pg_backend_pid() \
-         AND pid <> ALL ('{{{ours}}}'::pg_catalog.int4[])), NULL, NULL \
-         UNION ALL SELECT 'now', pg_catalog.pg_backend_pid()::text, \
-         (SELECT count(*)::text FROM backends WHERE pid NOT IN (SELECT pid FROM held) \
-         AND pid NOT IN (SELECT number FROM held WHERE kind = 2)), \
-         (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::pg_catalog.int8)::text, NULL, NULL, NULL"
+         {look}"
     )
+}
+
+/// A mark that could be taken.
+fn read_got(row: &[Option<String>]) -> Option<Mark> {
+    match row {
+        [Some(kind), Some(bits)] if kind == "got" => Some(Mark::from_bits(bits.parse().ok()?)),
+        _ => None,
+    }
 }
 
 /// What the rows of a [`question`] say; `None` if they are no answer to it.
@@ -375,13 +376,15 @@ fn read(rows: &Rows, headroom: u32) -> Option<Answer> {
         let text = |i: usize| row.get(i).and_then(Option::as_deref);
         let number = |i: usize| text(i)?.parse::<u32>().ok();
         match text(0)? {
-            "got" => answer.got.push(Mark::from_bits(number(1)?)),
+            "got" => answer.got.push(read_got(row)?),
             "member" => {
                 let [pid, slots, wanted, servers] = [number(1)?, number(2)?, number(3)?, number(4)?];
                 answer.view.members.push(Member { pid, slots, wanted, servers });
-                let since = text(6).and_then(|s| s.parse().ok()).map(Duration::from_secs);
-                let name = text(5).unwrap_or_default().to_owned();
-                answer.about.insert(pid, (name, since.map(|since| SystemTime::UNIX_EPOCH + since)));
+            }
+            "about" => {
+                let since = text(3).and_then(|s| s.parse().ok()).map(Duration::from_secs);
+                let name = text(2).unwrap_or_default().to_owned();
+                answer.about.insert(number(1)?, (name, since.map(|since| SystemTime::UNIX_EPOCH + since)));
             }
             "taken" => {
                 let taken = text(1).unwrap_or_default().split(',').filter(|n| !n.is_empty());
