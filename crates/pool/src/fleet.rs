@@ -241,7 +241,10 @@ impl Fleet {
 
     /// What each member is entitled to, in the order of the view's members.
     pub fn entitlements(&self, now: Instant) -> Vec<u32> {
-        let Some(view) = &self.view else { return Vec::new() };
+        self.view.as_ref().map_or_else(Vec::new, |view| self.entitled(view, now))
+    }
+
+    fn entitled(&self, view: &View, now: Instant) -> Vec<u32> {
         let wanted: Vec<_> = view.members.iter().map(|m| m.wanted).collect();
         let peak = self.peak.filter(|(_, until)| now < *until).map_or(0, |(peak, _)| peak);
         let strangers = self.strangers.iter().copied().min().unwrap_or(view.strangers);
@@ -260,8 +263,9 @@ impl Fleet {
         errand.drop.extend(self.told.difference(&need.servers).map(|pid| Mark::Server(*pid)));
         self.told.retain(|pid| need.servers.contains(pid));
         errand.drop.extend(std::mem::take(&mut self.excess).into_iter().map(Mark::Slot));
-        if self.view.is_some() {
-            self.choose(need, wanted, now, &mut errand);
+        if let Some(mut view) = self.view.take() {
+            self.choose(&mut view, need, wanted, now, &mut errand);
+            self.view = Some(view);
         }
         self.limit_frozen(need.held);
         errand
@@ -279,14 +283,12 @@ impl Fleet {
     }
 
     /// Which slots to ask for and to give back.
-    fn choose(&mut self, need: &Need, wanted: u32, now: Instant, errand: &mut Errand) {
-        let Some(mut view) = self.view.take() else { return };
+    fn choose(&mut self, view: &mut View, need: &Need, wanted: u32, now: Instant, errand: &mut Errand) {
         if let Some(own) = view.members.iter_mut().find(|m| m.pid == view.me) {
             // The others know as much by the time of their next readings.
             (own.wanted, own.slots) = (wanted, self.held_slots());
         }
-        self.view = Some(view.clone());
-        let entitled = self.entitlements(now);
+        let entitled = self.entitled(view, now);
         let Some(me) = view.members.iter().position(|m| m.pid == view.me) else { return };
         let lacks: Vec<_> = view.members.iter().zip(&entitled).map(|(m, e)| e.saturating_sub(m.occupied())).collect();
         let peak = self.peak.map_or(0, |(peak, _)| peak);
@@ -305,7 +307,7 @@ impl Fleet {
         let without = self.frozen.map_or(0, |_| need.held.saturating_sub(self.held_slots()));
         let part = max_min(&lacks, u32::try_from(free).unwrap_or(0), view.clock)[me];
         let lack = self.target.saturating_sub(self.held_slots()).min(part).max(without);
-        errand.take.extend(self.free_slots(&view, lack).into_iter().map(Mark::Slot));
+        errand.take.extend(self.free_slots(view, lack).into_iter().map(Mark::Slot));
     }
 
     /// Slots that nobody holds, beginning somewhere of our own, so that members seldom ask for the same one.
