@@ -121,7 +121,7 @@ pub struct Need {
     pub wanted: u32,
     /// Process ids of its open servers.
     pub servers: BTreeSet<u32>,
-    /// Servers open and on their way.
+    /// Servers open and on their way, and those closed of which PostgreSQL has not confirmed it by closing its end.
     pub held: u32,
 }
 
@@ -196,16 +196,23 @@ impl Fleet {
     }
 
     /// Servers that we may have open or on their way. Those we have beyond that are to be closed, idle ones first, the others when
-    /// their transactions end.
+    /// their transactions end. While we are frozen ([`Fleet::is_frozen`]) it is what may stay.
     pub fn allowed(&self) -> u32 {
         match self.frozen {
             Some(frozen) => frozen,
-            None => self.target.min(self.held_slots()),
+            None => self.target.min(self.slots()),
         }
     }
 
-    fn held_slots(&self) -> u32 {
+    /// Slots that we hold and have room for. There is a server for each of them at any moment, or may be.
+    pub fn slots(&self) -> u32 {
         u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether nothing is to be opened, not even in place of what is closed, whatever is allowed: from the loss of the control
+    /// connection until slots were asked for again. A closed server's slot may have been somebody else's for long by then.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
     }
 
     /// Whether PostgreSQL forgets our locks although the connection lasts: there is a pooler in between.
@@ -286,7 +293,7 @@ impl Fleet {
     fn choose(&mut self, view: &mut View, need: &Need, wanted: u32, now: Instant, errand: &mut Errand) {
         if let Some(own) = view.members.iter_mut().find(|m| m.pid == view.me) {
             // The others know as much by the time of their next readings.
-            (own.wanted, own.slots) = (wanted, self.held_slots());
+            (own.wanted, own.slots) = (wanted, self.slots());
         }
         let entitled = self.entitled(view, now);
         let Some(me) = view.members.iter().position(|m| m.pid == view.me) else { return };
@@ -301,12 +308,12 @@ impl Fleet {
         self.target = entitled[me].max(keeps.min(need.held.max(entitled[me])));
         // A slot is given back when there is no server any more that needs it.
         let most = self.target.max(need.held);
-        while self.held_slots() > most {
+        while self.slots() > most {
             errand.drop.extend(self.slots.pop_last().map(Mark::Slot));
         }
-        let without = self.frozen.map_or(0, |_| need.held.saturating_sub(self.held_slots()));
+        let without = self.frozen.map_or(0, |_| need.held.saturating_sub(self.slots()));
         let part = max_min(&lacks, u32::try_from(free).unwrap_or(0), view.clock)[me];
-        let lack = self.target.saturating_sub(self.held_slots()).min(part).max(without);
+        let lack = self.target.saturating_sub(self.slots()).min(part).max(without);
         errand.take.extend(self.free_slots(view, lack).into_iter().map(Mark::Slot));
     }
 
