@@ -158,6 +158,8 @@ pub struct Fleet {
     told: BTreeSet<u32>,
     advertised: Option<u32>,
     view: Option<View>,
+    /// When that was read.
+    read_at: Option<Instant>,
     /// Servers it is to have at most.
     target: u32,
     /// While it is cut off, and until it has asked for slots again: servers that it had.
@@ -179,6 +181,7 @@ impl Default for Fleet {
             told: BTreeSet::new(),
             advertised: None,
             view: None,
+            read_at: None,
             target: 0,
             frozen: Some(0),
             want: None,
@@ -255,7 +258,12 @@ impl Fleet {
         let wanted: Vec<_> = view.members.iter().map(|m| m.wanted).collect();
         let peak = self.peak.filter(|(_, until)| now < *until).map_or(0, |(peak, _)| peak);
         let strangers = self.strangers.iter().copied().min().unwrap_or(view.strangers);
-        max_min(&wanted, view.capacity(view.count().max(peak), strangers), view.clock)
+        max_min(&wanted, view.capacity(view.count().max(peak), strangers), self.clock(view, now))
+    }
+
+    /// PostgreSQL's clock: turns begin with everybody at the same time, however old the reading is.
+    fn clock(&self, view: &View, now: Instant) -> u64 {
+        view.clock + self.read_at.map_or(0, |at| now.saturating_duration_since(at).as_secs())
     }
 
     /// What to do before the next reading. From now on [`Fleet::allowed`] is what is left.
@@ -312,7 +320,7 @@ impl Fleet {
             errand.drop.extend(self.slots.pop_last().map(Mark::Slot));
         }
         let without = self.frozen.map_or(0, |_| need.held.saturating_sub(self.slots()));
-        let part = max_min(&lacks, u32::try_from(free).unwrap_or(0), view.clock)[me];
+        let part = max_min(&lacks, u32::try_from(free).unwrap_or(0), self.clock(view, now))[me];
         let lack = self.target.saturating_sub(self.slots()).min(part).max(without);
         errand.take.extend(self.free_slots(view, lack).into_iter().map(Mark::Slot));
     }
@@ -352,6 +360,7 @@ impl Fleet {
             self.frozen = None;
         }
         self.view = Some(view);
+        self.read_at = Some(now);
     }
 
     /// What an errand could take that was run without a reading. What another connection of ours holds, which PostgreSQL does

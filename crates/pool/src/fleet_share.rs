@@ -3,6 +3,9 @@
 /// How long what is left over stays with the same ones, in seconds: where they would have nothing without it, and otherwise.
 const TURN_OF_LAST: u64 = 5;
 const TURN: u64 = 60;
+/// The more there are the less often they look, and within a turn one is to see that it is over, and another that there is room.
+const MEMBERS_PER_SECOND: u64 = 15;
+const LONGEST_TURN_OF_LAST: u64 = 20;
 
 /// Shares of `capacity`: nobody has more than it wants, and nobody could have more but from somebody who has no more than
 /// one more. The same for everybody who computes it with the same numbers within the same turn of `clock` (seconds).
@@ -31,7 +34,8 @@ pub(crate) fn max_min(wanted: &[u32], capacity: u32, clock: u64) -> Vec<u32> {
     if more.is_empty() {
         return shares;
     }
-    let turn = clock / if level == 0 { TURN_OF_LAST } else { TURN };
+    let last = (wanted.len() as u64 / MEMBERS_PER_SECOND).clamp(TURN_OF_LAST, LONGEST_TURN_OF_LAST);
+    let turn = clock / if level == 0 { last } else { TURN };
     let first = turn.wrapping_mul(u64::from(left)) % more.len() as u64;
     for &i in more.iter().cycle().skip(first as usize).take(left as usize) {
         shares[i] += 1;
