@@ -20,7 +20,9 @@ fn weather(seed: u64, instances: usize, ceiling: u32, seconds: u64) {
     let mut world = World::new(seed, instances, Postgres::new(ceiling, 3));
     world.start_all(10 * SECOND);
     world.set_weather(storm(instances));
-    world.run(seconds / 2 * SECOND);
+    world.run(15 * SECOND);
+    let refused_at_first = world.counts.refused;
+    world.run((seconds / 2 - 15) * SECOND);
     world.restart_postgres();
     world.run(seconds / 2 * SECOND);
     world.set_weather(Weather::default());
@@ -33,6 +35,8 @@ fn weather(seed: u64, instances: usize, ceiling: u32, seconds: u64) {
     let after = (world.now - calm) / MS;
     println!("seed {seed}, {instances} on {ceiling}: fair after {after} ms, {:?}", world.counts);
     assert!(is_scarce || world.is_fair(), "it does not come to rest");
+    // More newcomers than headroom come only where many start for the first time on a PostgreSQL that is full.
+    assert_eq!(world.counts.refused, refused_at_first);
     let (hunger, most) = (world.counts.hunger, world.hunger_max());
     assert!(hunger <= most, "somebody went without for {} ms, which is to be {} at most", hunger / MS, most / MS);
 }
