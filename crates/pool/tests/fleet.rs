@@ -76,6 +76,7 @@ fn nobody_misses_its_turns_in_a_large_fleet() {
     let mut world = World::new(1, instances, Postgres::new(380, 3));
     world.start_all(5 * SECOND);
     world.run(20 * SECOND);
+    world.set_weather(Weather { others: 2 * SECOND, ..Weather::default() });
     (0..instances).for_each(|i| world.set_demand(i, 2));
     world.run(30 * SECOND);
     let mut had = vec![0_u32; instances];

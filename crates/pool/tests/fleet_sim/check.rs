@@ -68,7 +68,8 @@ impl World {
     pub(crate) fn hunger_max(&self) -> u64 {
         let apart = count(self.instances.len()) + OTHERS_MAX;
         let capacity = self.postgres.ceiling - self.postgres.headroom - apart;
-        let turns = self.instances.len() as u64 / u64::from(capacity.max(1)) + 1;
+        // Turns do not come in order: 2.62 times as many as that would take are possible.
+        let turns = self.instances.len() as u64 * 8 / (3 * u64::from(capacity.max(1))) + 1;
         // How long those who have a server where there are fewer than who want one keep it.
         let turn = (self.instances.len() as u64 / 15).clamp(5, 20) * SECOND;
         (turns + 1) * turn + TRANSACTION_MAX + 4 * self.pause()
