@@ -140,6 +140,11 @@ fn eight_instances_share_forty_slots_whatever_happens() {
     let mut postgres = Postgres::start(&[("max_connections", "40")]);
     let database = postgres.database();
     let mut poolers: Vec<_> = (0..MEMBERS).map(|_| member(&postgres, &database, "eight")).collect();
+    // One after another: five at once would need more than the headroom for their control connections, if others had all else.
+    for (i, pooler) in poolers.iter().enumerate() {
+        pooler.connect(APP, &database).run("SELECT 1");
+        assert!(eventually(SOON, || pooler.show("SHOW FLEET").len() == i + 1), "{:?}", pooler.show("SHOW FLEET"));
+    }
     let load = Load { database: &database, stop: AtomicBool::new(false), refused: Mutex::default() };
     let busy: Vec<_> = (0..=MEMBERS).map(|_| AtomicUsize::new(0)).collect();
     let set = |counts: &[(usize, usize)]| counts.iter().for_each(|&(i, n)| busy[i].store(n, Ordering::Relaxed));

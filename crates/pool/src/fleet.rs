@@ -229,11 +229,6 @@ impl Fleet {
         *self = Self { frozen: Some(frozen), want: self.want, peak: self.peak, ..Self::default() };
     }
 
-    /// Whether slots were not asked for yet since the control connection was opened.
-    pub fn is_joining(&self) -> bool {
-        self.frozen.is_some()
-    }
-
     /// There are `held` servers by now. While we are cut off there are never to be more again.
     pub fn limit_frozen(&mut self, held: u32) {
         if let Some(frozen) = &mut self.frozen {

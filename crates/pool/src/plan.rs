@@ -101,7 +101,8 @@ impl Broker {
 
     /// Servers that all pools together could use, those their minimums keep open included, if only the budget were larger.
     pub fn wanted(&self, cluster: ClusterId, now: Instant) -> u32 {
-        let most = self.clusters[cluster.0].budget.cap().unwrap_or(u32::MAX);
+        let budget = &self.clusters[cluster.0].budget;
+        let most = budget.cap().map_or(u32::MAX, |cap| cap.saturating_sub(budget.control()));
         let ground = self.survey(cluster, most);
         let claims = ground.members.iter().map(|member| {
             let claim = self.claim(member, now);

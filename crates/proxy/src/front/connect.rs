@@ -32,12 +32,15 @@ impl Front {
         let at_start: Vec<_> = spec.at_start.iter().collect();
         match self.open(&spec.target, &at_start).await {
             Ok((stream, server)) => {
+                let pid = server.cancel_key().pid;
+                self.note_pid(pool, pid);
                 if let Some(query) = &spec.target.connect_query {
                     match tokio::time::timeout(ASK_TIMEOUT, ask(&stream, query)).await {
                         Ok(Ok(_)) => {}
                         Ok(Err(error)) => warn!(database = %spec.database, %error, "connect_query failed"),
                         Err(_) => {
                             let why = format!("connect_query took longer than {} s", ASK_TIMEOUT.as_secs());
+                            self.forget_pid(pool, pid);
                             self.note_failure(pool, worker, &LoginFailure::Unreachable(why));
                             return self.pump();
                         }
@@ -45,7 +48,7 @@ impl Front {
                 }
                 let info = ServerInfo {
                     id: self.next_id(),
-                    pid: server.cancel_key().pid,
+                    pid,
                     ends: stream.ends(),
                     since: Instant::now(),
                     connected: SystemTime::now(),
@@ -56,12 +59,27 @@ impl Front {
                     Ok(parcel) => {
                         self.hand_over(pool, worker, NewServer { parcel, info, server: IdleServer::fresh(server) })
                     }
-                    Err(error) => self.note_failure(pool, worker, &unreachable(&error)),
+                    Err(error) => {
+                        self.forget_pid(pool, pid);
+                        self.note_failure(pool, worker, &unreachable(&error));
+                    }
                 }
             }
             Err(failure) => self.note_failure(pool, worker, &failure),
         }
         self.pump();
+    }
+
+    /// It is there from now on, though nobody can use it yet.
+    fn note_pid(&self, pool: PoolId, pid: u32) {
+        let mut state = self.cell.borrow_mut();
+        state.cluster_of(pool).pids.insert(pid);
+        let id = state.cluster_of(pool).id;
+        state.call_seat(id);
+    }
+
+    fn forget_pid(&self, pool: PoolId, pid: u32) {
+        self.cell.borrow_mut().cluster_of(pool).pids.remove(&pid);
     }
 
     fn hand_over(&self, pool: PoolId, worker: usize, server: NewServer) {
@@ -73,7 +91,6 @@ impl Front {
             // Its limits could not be read as whoever came first: this login works.
             state.cluster_of(pool).control = target;
         }
-        state.cluster_of(pool).pids.insert(server.info.pid);
         state.broker.handle_connected(pool, worker, Instant::now());
         state.call_seat(id);
         drop(state);

@@ -23,9 +23,13 @@ const GAP: Duration = Duration::from_millis(30);
 const APPLICATION_NAME: &str = "pgsluice control";
 /// Bytes of an application name that PostgreSQL keeps.
 const APPLICATION_NAME_LEN: usize = 63;
-/// A machine that is gone without a word is not to hold its locks for hours.
-pub(super) const PREPARE: &str =
-    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
+/// A machine that is gone without a word is not to hold its locks for hours. And what the role's settings say about clients is
+/// not for the control connection.
+pub(super) const PREPARE: &str = "SELECT pg_catalog.set_config(name, value, false) \
+    FROM (VALUES ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), \
+    ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), \
+    ('idle_session_timeout', '0')) AS wanted (name, value) \
+    WHERE pg_catalog.current_setting(name, true) IS NOT NULL";
 
 /// What the fleet and PostgreSQL look like. `{class}` is the upper half of its locks, `{ours}` our servers' process ids with commas.
 const LOOK: &str = include_str!("fleet.sql");
@@ -72,6 +76,8 @@ pub(super) struct Seat {
     pub(super) about: HashMap<u32, (String, Option<SystemTime>)>,
     /// Why there can be no fleet here.
     pub(super) hindrance: Option<String>,
+    /// We were part of the fleet once.
+    has_joined: bool,
     /// Members, when it was said last.
     said: usize,
 }
@@ -87,6 +93,7 @@ impl Seat {
             call: Rc::new(Notify::new()),
             about: HashMap::new(),
             hindrance: None,
+            has_joined: false,
             said: 0,
         }
     }
@@ -143,13 +150,17 @@ impl Front {
     /// The connection is of no use any more.
     pub(super) async fn run_errands(self: &Rc<Self>, id: ClusterId, stream: &Stream, pid: u32) -> io::Result<()> {
         loop {
-            let Some((query, looks)) = self.next_errand(id) else { return Ok(()) };
+            let Some((query, looks)) = self.next_errand(id, pid) else { return Ok(()) };
             match control::ask_in_time(stream, &query).await {
                 Ok(rows) if looks => self.end_errand(id, pid, &rows),
                 Ok(rows) => self.note_told(id, &rows),
-                Err(error) if is_report(&error) => {
+                // Which of its locks were taken is unknown: they go with the connection.
+                Err(error) if is_report(&error) && !self.has_joined(id) => {
                     self.hinder(id, &format!("PostgreSQL refuses the locks: {error}"));
                     self.rest(id);
+                }
+                Err(error) if is_report(&error) => {
+                    return Err(io::Error::other(format!("it refuses the fleet's locks: {error}")));
                 }
                 Err(error) => return Err(error),
             }
@@ -164,7 +175,7 @@ impl Front {
     }
 
     /// The text of the next errand, and whether it looks at the fleet; none if there is nothing to do and nothing to see.
-    fn next_errand(&self, id: ClusterId) -> Option<(String, bool)> {
+    fn next_errand(&self, id: ClusterId, pid: u32) -> Option<(String, bool)> {
         let now = Instant::now();
         let mut state = self.cell.borrow_mut();
         let need = state.need(id, now);
@@ -173,7 +184,8 @@ impl Front {
         seat.last = now;
         let errand = seat.fleet.prepare(&need, now);
         let looks = now >= seat.next || errand.needs_view() || seat.fleet.view().is_none();
-        let query = (looks || !errand.is_empty()).then(|| (question(&seat.membership, &errand, &need, looks), looks));
+        let query =
+            (looks || !errand.is_empty()).then(|| (question(&seat.membership, pid, &errand, &need, looks), looks));
         state.apply_tokens(id, self.share_without_fleet());
         query
     }
@@ -198,7 +210,7 @@ impl Front {
         seat.fleet.handle(&answer.got, answer.view, now);
         seat.about = answer.about;
         let jitter = 0.75 + f64::from(u16::from_ne_bytes(random())) / f64::from(u16::MAX) / 2.0;
-        seat.next = now + if seat.fleet.is_joining() { GAP } else { seat.fleet.pause().mul_f64(jitter) };
+        seat.next = now + if seat.fleet.is_frozen() { GAP } else { seat.fleet.pause().mul_f64(jitter) };
         if me != pid || seat.fleet.is_deceived() {
             drop(state);
             return self.hinder(
@@ -206,6 +218,7 @@ impl Front {
                 "the control connection does not reach PostgreSQL itself: a pooler in between keeps no locks",
             );
         }
+        seat.has_joined = true;
         if seat.hindrance.take().is_some() || seat.said != members {
             seat.said = members;
             info!(fleet = %seat.membership.name, members = seat.said, "part of a fleet");
@@ -214,12 +227,16 @@ impl Front {
         state.broker.tick();
     }
 
-    /// There can be no fleet on this PostgreSQL, and we go on with a share that the configuration gives.
+    /// There can be no fleet on this PostgreSQL, and we go on with a share that the configuration gives. Who was part of the fleet
+    /// before has to do with what it has: the others count on that.
     pub(super) fn hinder(&self, id: ClusterId, why: &str) {
         let share = self.share_without_fleet();
         let mut state = self.cell.borrow_mut();
         let cluster = &mut state.clusters[id.0];
         let Some(seat) = cluster.seat.as_mut() else { return };
+        if seat.has_joined {
+            return;
+        }
         if seat.hindrance.as_deref() != Some(why) {
             warn!(server = %cluster.address, fleet = %seat.membership.name,
                 "{why}; falling back to {share} servers (max_server_connections, or default_pool_size without)");
@@ -228,6 +245,10 @@ impl Front {
         seat.said = 0;
         state.apply_tokens(id, share);
         state.broker.tick();
+    }
+
+    fn has_joined(&self, id: ClusterId) -> bool {
+        self.cell.borrow().clusters[id.0].seat.as_ref().is_some_and(|seat| seat.has_joined)
     }
 
     /// The next errand comes when it would have, though the last one failed.
@@ -245,6 +266,9 @@ impl Front {
         let need = state.need(id, Instant::now());
         if let Some(seat) = state.clusters[id.0].seat.as_mut() {
             seat.fleet.lose(&need);
+            if seat.has_joined {
+                seat.hindrance = None;
+            }
             seat.next = Instant::now();
             seat.about.clear();
         }
@@ -340,7 +364,7 @@ struct Answer {
 
 /// The text of an errand: four statements in one Query, so in one round trip and in this order. The last one looks, unless that is
 /// not asked for.
-fn question(membership: &Membership, errand: &Errand, need: &Need, looks: bool) -> String {
+fn question(membership: &Membership, pid: u32, errand: &Errand, need: &Need, looks: bool) -> String {
     let class = membership.class();
     // A lock's number: the fleet in the upper half, the mark in the lower.
     let keys = |marks: &[Mark]| {
@@ -350,10 +374,14 @@ fn question(membership: &Membership, errand: &Errand, need: &Need, looks: bool) 
     let ours = need.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let look = if looks { LOOK } else { "" };
     let look = look.replace("{class}", &class.to_string()).replace("{ours}", &ours);
+    // In a session that a pooler lends us, locks would stay behind.
+    let direct = format!("pg_catalog.pg_backend_pid() = {pid}");
     let (share, take, drop) = (keys(&errand.share), keys(&errand.take), keys(&errand.drop));
     format!(
-        "SELECT 'shared', k FROM pg_catalog.unnest({share}) AS k WHERE pg_catalog.pg_try_advisory_lock_shared(k); \
-         SELECT 'got', k & 4294967295 FROM pg_catalog.unnest({take}) AS k WHERE pg_catalog.pg_try_advisory_lock(k); \
+        "SELECT 'shared', k FROM pg_catalog.unnest({share}) AS k WHERE \
+         CASE WHEN {direct} THEN pg_catalog.pg_try_advisory_lock_shared(k) ELSE false END; \
+         SELECT 'got', k & 4294967295 FROM pg_catalog.unnest({take}) AS k WHERE \
+         CASE WHEN {direct} THEN pg_catalog.pg_try_advisory_lock(k) ELSE false END; \
          SELECT 'kept', k FROM pg_catalog.unnest({drop}) AS k WHERE NOT (CASE WHEN (k >> 30) & 3 = 1 \
          THEN pg_catalog.pg_advisory_unlock_shared(k) ELSE pg_catalog.pg_advisory_unlock(k) END); \
          {look}"

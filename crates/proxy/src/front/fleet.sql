@@ -3,7 +3,7 @@
 WITH held AS MATERIALIZED (
     SELECT pid, objid::pg_catalog.int8 >> 30 AS kind, objid::pg_catalog.int8 & 1073741823 AS number
     FROM pg_catalog.pg_locks
-    WHERE locktype = 'advisory' AND classid::pg_catalog.int8 = {class} AND objsubid = 1 AND granted
+    WHERE locktype = 'advisory' AND classid::pg_catalog.int8 = {class} AND objsubid = 1 AND granted AND pid IS NOT NULL
         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 ), backends AS MATERIALIZED (
     SELECT pid, application_name, pg_catalog.date_part('epoch', backend_start)::pg_catalog.int8 AS since
