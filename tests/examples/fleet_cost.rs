@@ -51,12 +51,12 @@ fn main() {
 /// A connection with the locks of an instance.
 fn member(postgres: &Postgres, number: usize) -> Raw {
     let mut raw = postgres.admin("postgres");
-    let key = |bits: u64| u64::from(CLASS) << 32 | bits;
-    let mut sql = format!("SELECT pg_advisory_lock_shared({})", key(1 << 30 | number as u64 % 5));
+    let key = |bits: u64| (u64::from(CLASS) << 32) | bits;
+    let mut sql = format!("SELECT pg_advisory_lock_shared({})", key((1 << 30) | (number as u64 % 5)));
     for n in 0..SERVERS {
         let slot = (number * SERVERS + n) as u64;
         let _ =
-            write!(sql, ", pg_advisory_lock({}), pg_advisory_lock({})", key(slot), key(2 << 30 | (slot + 1_000_000)));
+            write!(sql, ", pg_advisory_lock({}), pg_advisory_lock({})", key(slot), key((2 << 30) | (slot + 1_000_000)));
     }
     raw.rows(&sql).expect("the locks are free");
     raw

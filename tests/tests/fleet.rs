@@ -75,7 +75,7 @@ impl Load<'_> {
                         Some(Ok(_)) => {}
                         Some(Err(error)) => {
                             if error.sqlstate().starts_with("53") {
-                                self.refused.lock().unwrap().push(error.field(b'M'));
+                                self.refused.lock().expect("nobody panics with it").push(error.field(b'M'));
                             }
                         }
                         None => raw = None,
@@ -95,7 +95,7 @@ impl Load<'_> {
                     && !before
                     && !down.load(Ordering::Relaxed)
                 {
-                    self.refused.lock().unwrap().push(format!("directly: {error:?}"));
+                    self.refused.lock().expect("nobody panics with it").push(format!("directly: {error:?}"));
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -103,7 +103,7 @@ impl Load<'_> {
     }
 
     fn assert_nobody_was_refused(&self) {
-        assert_eq!(*self.refused.lock().unwrap(), [] as [String; 0]);
+        assert_eq!(*self.refused.lock().expect("nobody panics with it"), [] as [String; 0]);
     }
 }
 

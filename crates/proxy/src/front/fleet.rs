@@ -49,7 +49,8 @@ impl Membership {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let pid = std::process::id().to_string();
         let room = APPLICATION_NAME_LEN - APPLICATION_NAME.len() - pid.len() - 2;
-        let application_name = format!("{APPLICATION_NAME} {}:{pid}", &host[..host.floor_char_boundary(room)]);
+        let cut = (0..=room.min(host.len())).rev().find(|&at| host.is_char_boundary(at)).unwrap_or(0);
+        let application_name = format!("{APPLICATION_NAME} {}:{pid}", &host[..cut]);
         Self { name: name.into(), dbname: dbname.into(), application_name }
     }
 
