@@ -19,8 +19,8 @@ const WAYS: usize = 4;
 /// use: in a stream of texts that are all of another shape, what comes again stays.
 const CREDIT: u8 = 64;
 
-/// Remembers what [`read`] returned for the last texts, each with all those of its [`Shape`]. What stands in front of a text's
-/// first value decides about its place, and it is kept when its place is free and it comes for the second time with no other
+/// Remembers what [`read`] returned for the last texts, each with all those of its shape, which differ from it in numbers and in
+/// what stands in strings. What stands in front of a text's first value decides about its place, and it is kept when its place is free and it comes for the second time with no other
 /// in between: texts that never come again cost little. At most 3 MB.
 #[derive(Clone, Debug)]
 pub struct Readings(Box<[Place]>);
