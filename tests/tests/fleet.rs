@@ -206,3 +206,74 @@ fn eight_instances_share_forty_slots_whatever_happens() {
     load.assert_nobody_was_refused();
     assert_never_refused(&postgres.log());
 }
+
+/// Three instances on `max_connections` 30, each with 20 busy clients.
+fn three_busy<'s>(
+    scope: &'s Scope<'s, '_>,
+    (postgres, database, fleet): (&Postgres, &str, &str),
+    load: &'s Load<'_>,
+    busy: &'s AtomicUsize,
+) -> Vec<Pooler> {
+    let poolers: Vec<_> = (0..3).map(|_| member(postgres, database, fleet)).collect();
+    for pooler in &poolers {
+        load.clients(scope, pooler.addr(), 20, busy);
+    }
+    reaches("three are busy", &poolers, |tokens| tokens.iter().all(|&n| n >= 5));
+    poolers
+}
+
+#[test]
+fn a_member_that_cannot_come_back_opens_no_more_than_it_had() {
+    let _turn = alone();
+    let postgres = Postgres::start(&[("max_connections", "30")]);
+    let database = postgres.database();
+    let load = Load { database: &database, stop: AtomicBool::new(false), refused: Mutex::default() };
+    let busy = AtomicUsize::new(20);
+    let down = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _end = StopOnDrop(&load.stop);
+        let poolers = three_busy(scope, (&postgres, &database, "away"), &load, &busy);
+        load.visitor(scope, postgres.addr(), &down);
+        let mut admin = postgres.admin("postgres");
+        admin.run("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC");
+        let control = "application_name LIKE 'pgsluice control%'";
+        admin.run(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {control}"));
+        let refused = |pooler: &Pooler| pooler.log().contains("permission denied for database");
+        assert!(eventually(SOON, || poolers.iter().all(refused)), "{}", poolers[0].log());
+        // Long enough for whoever wanted to open more.
+        std::thread::sleep(Duration::from_secs(2));
+        load.assert_nobody_was_refused();
+        admin.run("GRANT CONNECT ON DATABASE postgres TO PUBLIC");
+        reaches("all are back", &poolers, |tokens| tokens.iter().all(|&n| n >= 5));
+    });
+    load.assert_nobody_was_refused();
+    assert_never_refused(&postgres.log());
+}
+
+#[test]
+fn errands_that_fail_leave_no_lock_behind() {
+    let _turn = alone();
+    let postgres = Postgres::start(&[("max_connections", "30")]);
+    let database = postgres.database();
+    let load = Load { database: &database, stop: AtomicBool::new(false), refused: Mutex::default() };
+    let busy = AtomicUsize::new(20);
+    std::thread::scope(|scope| {
+        let _end = StopOnDrop(&load.stop);
+        let poolers = three_busy(scope, (&postgres, &database, "failing"), &load, &busy);
+        let mut admin = postgres.admin("postgres");
+        let lost = |pooler: &Pooler| pooler.log().contains("PostgreSQL refuses the fleet's locks");
+        let failed = eventually(SOON, || {
+            admin.run(
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+                 WHERE application_name LIKE 'pgsluice control%' AND state = 'active'",
+            );
+            poolers.iter().any(lost)
+        });
+        assert!(failed, "an errand was cancelled");
+        busy.store(0, Ordering::Relaxed);
+        let locks = "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND (objid::int8 >> 30) = 1 \
+                     AND (objid::int8 & 1073741823) > 0";
+        let gone = eventually(SOON, || table(&mut admin, locks)[0]["n"] == "0");
+        assert!(gone, "nobody wants anything any more: {:?}", poolers[0].show("SHOW FLEET"));
+    });
+}

@@ -121,7 +121,7 @@ pub struct Need {
     pub wanted: u32,
     /// Process ids of its open servers.
     pub servers: BTreeSet<u32>,
-    /// Servers open and on their way, and those closed of which PostgreSQL has not confirmed it by closing its end.
+    /// Servers open and on their way, closed ones for as long as they can be in PostgreSQL's way: a few milliseconds.
     pub held: u32,
 }
 
@@ -139,7 +139,11 @@ pub struct Errand {
 impl Errand {
     /// Whether it is of no use without a reading: slots are asked for, or more is wanted.
     pub fn needs_view(&self) -> bool {
-        self.take.iter().any(|mark| matches!(mark, Mark::Slot(_))) || !self.share.is_empty()
+        self.asks() || !self.share.is_empty()
+    }
+
+    fn asks(&self) -> bool {
+        self.take.iter().any(|mark| matches!(mark, Mark::Slot(_)))
     }
 
     /// Whether there is nothing to do but to look.
@@ -164,11 +168,15 @@ pub struct Fleet {
     target: u32,
     /// While it is cut off, and until it has asked for slots again: servers that it had.
     frozen: Option<u32>,
-    /// What it wants, and since when.
+    /// What it wants, and until when at least.
     want: Option<(u32, Instant)>,
-    /// The most members seen of late.
+    /// The most members seen of late, and until when that counts.
     peak: Option<(u32, Instant)>,
     strangers: VecDeque<u32>,
+    /// The last errand asked for slots.
+    has_asked: bool,
+    /// The last reading was not acted on yet.
+    is_news: bool,
     /// Readings in a row in which our own locks were not there.
     unheld: u32,
 }
@@ -187,6 +195,8 @@ impl Default for Fleet {
             want: None,
             peak: None,
             strangers: VecDeque::new(),
+            has_asked: false,
+            is_news: false,
             unheld: 0,
         }
     }
@@ -251,9 +261,17 @@ impl Fleet {
 
     fn entitled(&self, view: &View, now: Instant) -> Vec<u32> {
         let wanted: Vec<_> = view.members.iter().map(|m| m.wanted).collect();
-        let peak = self.peak.filter(|(_, until)| now < *until).map_or(0, |(peak, _)| peak);
-        let strangers = self.strangers.iter().copied().min().unwrap_or(view.strangers);
-        max_min(&wanted, view.capacity(view.count().max(peak), strangers), self.clock(view, now))
+        max_min(&wanted, self.capacity(view), self.clock(view, now))
+    }
+
+    /// Servers that all may have, where it is about who has too many: what was there for a moment only does not count.
+    fn capacity(&self, view: &View) -> u32 {
+        view.capacity(self.peak(view), self.strangers.iter().copied().min().unwrap_or(view.strangers))
+    }
+
+    /// Members that room is left for.
+    fn peak(&self, view: &View) -> u32 {
+        self.peak.map_or(0, |(peak, _)| peak).max(view.count())
     }
 
     /// PostgreSQL's clock: turns begin with everybody at the same time, however old the reading is.
@@ -278,6 +296,8 @@ impl Fleet {
             self.view = Some(view);
         }
         self.limit_frozen(need.held);
+        self.has_asked = errand.asks();
+        self.is_news = false;
         errand
     }
 
@@ -301,10 +321,7 @@ impl Fleet {
         let entitled = self.entitled(view, now);
         let Some(me) = view.members.iter().position(|m| m.pid == view.me) else { return };
         let lacks: Vec<_> = view.members.iter().zip(&entitled).map(|(m, e)| e.saturating_sub(m.occupied())).collect();
-        let peak = self.peak.map_or(0, |(peak, _)| peak);
-        let strangers = self.strangers.iter().copied().min().unwrap_or(view.strangers);
-        let capacity = i64::from(view.capacity(view.count().max(peak), strangers));
-        let free = capacity - i64::from(view.occupied());
+        let free = i64::from(self.capacity(view)) - i64::from(view.occupied());
         let missing = lacks.iter().map(|&lack| i64::from(lack)).sum::<i64>() - free;
         let gives = give(&view.members, &entitled, missing)[me];
         let keeps = view.members[me].occupied() - gives;
@@ -343,8 +360,8 @@ impl Fleet {
         }
         let before = self.view.is_some();
         // All that is there now counts, what is nobody's too: only then is a slot good for a server.
-        let peak = self.peak.map_or(members, |(peak, _)| peak);
-        let over = view.occupied().saturating_sub(view.capacity(peak, view.strangers));
+        let over = view.occupied().saturating_sub(view.capacity(self.peak(&view), view.strangers));
+        self.is_news = !self.has_asked;
         let slots: Vec<_> =
             got.iter().filter_map(|mark| if let Mark::Slot(n) = mark { Some(*n) } else { None }).collect();
         let good = slots.len().saturating_sub(over as usize);
@@ -364,7 +381,13 @@ impl Fleet {
         self.told.extend(got.iter().filter_map(|mark| if let Mark::Server(pid) = mark { Some(*pid) } else { None }));
     }
 
-    /// Whether slots are to be given back at once, of which there were more than room.
+    /// Whether the next errand is due at once: there are slots to be given back, of which there were more than room, or the last
+    /// reading may show slots that are free, and came with an errand that could not ask for them.
+    pub fn goes_on(&self) -> bool {
+        !self.excess.is_empty() || self.is_news
+    }
+
+    /// Whether we got more slots than there was room for.
     pub fn has_excess(&self) -> bool {
         !self.excess.is_empty()
     }

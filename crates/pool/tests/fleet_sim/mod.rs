@@ -316,9 +316,13 @@ impl World {
         self.counts.returned += u64::from(instance.fleet.has_excess());
         instance.tick += 1;
         let pause = u64::try_from(instance.fleet.pause().as_micros()).expect("seconds");
-        let pause = if instance.fleet.has_excess() { 0 } else { self.random.range(pause * 3 / 4, pause * 5 / 4) };
+        let pause = self.random.range(pause * 3 / 4, pause * 5 / 4);
         let instance = &self.instances[i];
+        let goes_on = instance.fleet.goes_on();
         self.after(pause, Event::Tick(i, instance.link, instance.tick));
+        if goes_on {
+            self.send(i, false);
+        }
         self.settle(i);
     }
 }

@@ -74,8 +74,7 @@ impl Front {
     fn note_pid(&self, pool: PoolId, pid: u32) {
         let mut state = self.cell.borrow_mut();
         state.cluster_of(pool).pids.insert(pid);
-        let id = state.cluster_of(pool).id;
-        state.call_seat(id);
+        state.call_seat(pool);
     }
 
     fn forget_pid(&self, pool: PoolId, pid: u32) {
@@ -92,7 +91,6 @@ impl Front {
             state.cluster_of(pool).control = target;
         }
         state.broker.handle_connected(pool, worker, Instant::now());
-        state.call_seat(id);
         drop(state);
         self.tell(worker, ToWorker::Server { pool, server: Box::new(server) });
     }

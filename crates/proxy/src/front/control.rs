@@ -120,7 +120,7 @@ impl Front {
              coalesce(pg_catalog.current_setting('reserved_connections', true), '0'), \
              (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL \
              AND (backend_type IS NULL OR backend_type = 'client backend') \
-             AND pid <> pg_catalog.pg_backend_pid() AND pid <> ALL ('{{{}}}'::int[]))",
+             AND pid <> pg_catalog.pg_backend_pid() AND pid <> ALL ('{{{}}}'::pg_catalog.int8[]))",
             self.pids(id)
         )
     }

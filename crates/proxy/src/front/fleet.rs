@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_console::FleetRow;
-use pgsluice_pool::{ClusterId, Errand, Fleet, Limits, Mark, Member, Need, View};
+use pgsluice_pool::{ClusterId, Errand, Fleet, Limits, Mark, Member, Need, PoolId, View};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -20,6 +20,8 @@ use crate::spec::Target;
 
 /// Between two errands of ours at least, whatever happens.
 const GAP: Duration = Duration::from_millis(30);
+/// Where there can be no fleet, until we look again.
+const HINDERED_PAUSE: Duration = Duration::from_secs(10);
 const APPLICATION_NAME: &str = "pgsluice control";
 /// Bytes of an application name that PostgreSQL keeps.
 const APPLICATION_NAME_LEN: usize = 63;
@@ -62,6 +64,17 @@ impl Membership {
     }
 }
 
+/// What we are to the fleet.
+#[derive(Debug)]
+enum Standing {
+    /// Nothing yet.
+    Applicant,
+    /// Nothing, for this reason: we go on with a share that the configuration gives.
+    Hindered(String),
+    /// Part of it once, and so for good: the others count on our having no more than our locks say.
+    Member,
+}
+
 /// Our seat in a fleet on one PostgreSQL.
 #[derive(Debug)]
 pub(super) struct Seat {
@@ -75,10 +88,7 @@ pub(super) struct Seat {
     pub(super) call: Rc<Notify>,
     /// Of the members, by their pid: application name, and when they came.
     pub(super) about: HashMap<u32, (String, Option<SystemTime>)>,
-    /// Why there can be no fleet here.
-    pub(super) hindrance: Option<String>,
-    /// We were part of the fleet once.
-    has_joined: bool,
+    standing: Standing,
     /// Members, when it was said last.
     said: usize,
 }
@@ -93,16 +103,13 @@ impl Seat {
             next: now,
             call: Rc::new(Notify::new()),
             about: HashMap::new(),
-            hindrance: None,
-            has_joined: false,
+            standing: Standing::Applicant,
             said: 0,
         }
     }
-}
 
-impl Seat {
     fn rows(&self, server: &str) -> Vec<FleetRow> {
-        let Some(view) = self.fleet.view().filter(|_| self.hindrance.is_none()) else { return Vec::new() };
+        let Some(view) = self.fleet.view().filter(|_| self.is_member()) else { return Vec::new() };
         let entitled = self.fleet.entitlements(Instant::now());
         let row = |(member, entitled): (&Member, u32)| {
             let about = self.about.get(&member.pid);
@@ -122,6 +129,15 @@ impl Seat {
             }
         };
         view.members.iter().zip(entitled).map(row).collect()
+    }
+
+    fn is_member(&self) -> bool {
+        matches!(self.standing, Standing::Member)
+    }
+
+    /// Servers that we may have, if it is `share` without a fleet.
+    fn tokens(&self, share: u32) -> u32 {
+        if matches!(self.standing, Standing::Hindered(_)) { share } else { self.fleet.allowed() }
     }
 }
 
@@ -152,27 +168,42 @@ impl Front {
     pub(super) async fn run_errands(self: &Rc<Self>, id: ClusterId, stream: &Stream, pid: u32) -> io::Result<()> {
         loop {
             let Some((query, looks)) = self.next_errand(id, pid) else { return Ok(()) };
-            match control::ask_in_time(stream, &query).await {
+            let end = match control::ask_in_time(stream, &query).await {
                 Ok(rows) if looks => self.end_errand(id, pid, &rows),
-                Ok(rows) => self.note_told(id, &rows),
-                // Which of its locks were taken is unknown: they go with the connection.
-                Err(error) if is_report(&error) && !self.has_joined(id) => {
-                    self.hinder(id, &format!("PostgreSQL refuses the locks: {error}"));
-                    self.rest(id);
+                Ok(rows) => {
+                    self.note_told(id, &rows);
+                    Ok(())
                 }
-                Err(error) if is_report(&error) => {
-                    return Err(io::Error::other(format!("it refuses the fleet's locks: {error}")));
-                }
+                Err(error) if is_report(&error) => Err(format!("PostgreSQL refuses the fleet's locks: {error}")),
                 Err(error) => return Err(error),
+            };
+            if let Err(why) = end {
+                // Which locks were taken and dropped is unknown: those of a member go with the connection.
+                if self.is_member(id) {
+                    return Err(io::Error::other(why));
+                }
+                self.hinder(id, &why);
             }
             self.pump();
-            if !self.cell.borrow().clusters[id.0].seat.as_ref().is_some_and(|s| s.fleet.has_excess()) {
+            let (goes_on, has_excess) = self.seat(id, |seat| (seat.fleet.goes_on(), seat.fleet.has_excess()));
+            if !goes_on {
                 return Ok(());
             }
-            // Others may have found the same.
-            let jitter = u32::from(u16::from_ne_bytes(random())) % 40;
-            tokio::time::sleep(GAP + Duration::from_millis(jitter.into())).await;
+            if has_excess {
+                // Others may have found the same.
+                let jitter = u32::from(u16::from_ne_bytes(random())) % 40;
+                tokio::time::sleep(GAP + Duration::from_millis(jitter.into())).await;
+            }
         }
+    }
+
+    /// Asks our seat, which there is.
+    fn seat<T>(&self, id: ClusterId, ask: impl FnOnce(&Seat) -> T) -> T {
+        ask(self.cell.borrow().clusters[id.0].seat.as_ref().expect("errands are run in a fleet only"))
+    }
+
+    fn is_member(&self, id: ClusterId) -> bool {
+        self.seat(id, Seat::is_member)
     }
 
     /// The text of the next errand, and whether it looks at the fleet; none if there is nothing to do and nothing to see.
@@ -198,82 +229,73 @@ impl Front {
         seat.fleet.note_told(&got);
     }
 
-    fn end_errand(&self, id: ClusterId, pid: u32, rows: &Rows) {
+    /// # Errors
+    /// Why these rows do not make us part of a fleet.
+    fn end_errand(&self, id: ClusterId, pid: u32, rows: &Rows) -> Result<(), String> {
         let now = Instant::now();
-        let Some(answer) = read(rows, self.config().settings.budget_headroom) else {
-            self.hinder(id, "the answer about its locks is not PostgreSQL's");
-            return self.rest(id);
-        };
+        let answer = read(rows, self.config().settings.budget_headroom);
+        let answer = answer.ok_or("the answer about the fleet's locks is not PostgreSQL's")?;
         self.set_limits(id, answer.limits);
         let mut state = self.cell.borrow_mut();
-        let Some(seat) = state.clusters[id.0].seat.as_mut() else { return };
+        let Some(seat) = state.clusters[id.0].seat.as_mut() else { return Ok(()) };
         let (me, members) = (answer.view.me, answer.view.members.len());
         seat.fleet.handle(&answer.got, answer.view, now);
         seat.about = answer.about;
         let jitter = 0.75 + f64::from(u16::from_ne_bytes(random())) / f64::from(u16::MAX) / 2.0;
-        seat.next = now + if seat.fleet.is_frozen() { GAP } else { seat.fleet.pause().mul_f64(jitter) };
-        if me != pid || seat.fleet.is_deceived() {
-            drop(state);
-            return self.hinder(
-                id,
-                "the control connection does not reach PostgreSQL itself: a pooler in between keeps no locks",
+        seat.next = now + seat.fleet.pause().mul_f64(jitter);
+        if me != pid {
+            return Err(
+                "the control connection does not reach PostgreSQL itself: a pooler in between keeps no locks".into()
             );
         }
-        seat.has_joined = true;
-        if seat.hindrance.take().is_some() || seat.said != members {
+        if seat.fleet.is_deceived() {
+            return Err("PostgreSQL does not show the locks of the control connection".into());
+        }
+        if !seat.is_member() || seat.said != members {
+            seat.standing = Standing::Member;
             seat.said = members;
-            info!(fleet = %seat.membership.name, members = seat.said, "part of a fleet");
+            info!(fleet = %seat.membership.name, members, "part of a fleet");
         }
         state.apply_tokens(id, self.share_without_fleet());
         state.broker.tick();
+        Ok(())
     }
 
-    /// There can be no fleet on this PostgreSQL, and we go on with a share that the configuration gives. Who was part of the fleet
-    /// before has to do with what it has: the others count on that.
+    /// There can be no fleet on this PostgreSQL, unless we are part of it already.
     pub(super) fn hinder(&self, id: ClusterId, why: &str) {
         let share = self.share_without_fleet();
         let mut state = self.cell.borrow_mut();
         let cluster = &mut state.clusters[id.0];
-        let Some(seat) = cluster.seat.as_mut() else { return };
-        if seat.has_joined {
-            return;
-        }
-        if seat.hindrance.as_deref() != Some(why) {
+        let Some(seat) = cluster.seat.as_mut().filter(|seat| !seat.is_member()) else { return };
+        if !matches!(&seat.standing, Standing::Hindered(known) if known == why) {
             warn!(server = %cluster.address, fleet = %seat.membership.name,
                 "{why}; falling back to {share} servers (max_server_connections, or default_pool_size without)");
-            seat.hindrance = Some(why.to_owned());
+            seat.standing = Standing::Hindered(why.to_owned());
         }
-        seat.said = 0;
+        seat.next = Instant::now() + HINDERED_PAUSE;
         state.apply_tokens(id, share);
         state.broker.tick();
     }
 
-    fn has_joined(&self, id: ClusterId) -> bool {
-        self.cell.borrow().clusters[id.0].seat.as_ref().is_some_and(|seat| seat.has_joined)
-    }
-
-    /// The next errand comes when it would have, though the last one failed.
-    fn rest(&self, id: ClusterId) {
-        let mut state = self.cell.borrow_mut();
-        if let Some(seat) = state.clusters[id.0].seat.as_mut() {
-            seat.next = Instant::now() + seat.fleet.pause() * 4;
-        }
-    }
-
     /// The control connection is gone, and our locks with it.
     pub(super) fn lose_seat(&self, id: ClusterId) {
-        let share = self.share_without_fleet();
         let mut state = self.cell.borrow_mut();
         let need = state.need(id, Instant::now());
         if let Some(seat) = state.clusters[id.0].seat.as_mut() {
             seat.fleet.lose(&need);
-            if seat.has_joined {
-                seat.hindrance = None;
-            }
             seat.next = Instant::now();
             seat.about.clear();
         }
-        state.apply_tokens(id, share);
+        state.apply_tokens(id, self.share_without_fleet());
+    }
+
+    /// Before anything is planned.
+    pub(super) fn watch_seats(&self) {
+        if self.membership.is_some() {
+            let share = self.share_without_fleet();
+            let mut state = self.cell.borrow_mut();
+            (0..state.clusters.len()).for_each(|index| state.watch_seat(ClusterId(index), share));
+        }
     }
 
     /// Where the tokens of a fleet cannot be had.
@@ -298,7 +320,7 @@ impl super::Cluster {
     /// Why the budget is what it is.
     pub(super) fn fleet_reason(&self) -> String {
         match &self.seat {
-            Some(Seat { hindrance: Some(why), .. }) => format!("no fleet: {why}"),
+            Some(Seat { standing: Standing::Hindered(why), .. }) => format!("no fleet: {why}"),
             Some(seat) => format!("tokens of fleet {}, see SHOW FLEET", seat.membership.name),
             None => String::new(),
         }
@@ -312,32 +334,21 @@ impl super::State {
         Need { wanted: self.broker.wanted(id, now), servers, held: open + connecting }
     }
 
-    fn apply_tokens(&mut self, id: ClusterId, without: u32) {
+    fn apply_tokens(&mut self, id: ClusterId, share: u32) {
         let Some(seat) = &self.clusters[id.0].seat else { return };
-        let tokens = if seat.hindrance.is_some() { without } else { seat.fleet.allowed() };
+        let tokens = seat.tokens(share);
         if self.broker.budget(id).tokens() != Some(tokens) {
             self.broker.budget_mut(id).set_tokens(Some(tokens));
         }
     }
 
-    /// While we are cut off, what closes is not opened again; and who has something to tell or to ask for does not wait.
-    pub(super) fn watch_seats(&mut self) {
-        for index in 0..self.clusters.len() {
-            let id = self.clusters[index].id;
-            if self.clusters[index].seat.is_none() {
-                continue;
-            }
-            let (open, connecting) = self.broker.cluster_servers(id);
-            let held = open + connecting;
-            let Some(seat) = self.clusters[index].seat.as_mut() else { continue };
-            seat.fleet.limit_frozen(held);
-            if seat.hindrance.is_none() {
-                let tokens = seat.fleet.allowed();
-                if self.broker.budget(id).tokens() != Some(tokens) {
-                    self.broker.budget_mut(id).set_tokens(Some(tokens));
-                }
-            }
+    /// While we are cut off, what closes is not opened again.
+    fn watch_seat(&mut self, id: ClusterId, share: u32) {
+        let (open, connecting) = self.broker.cluster_servers(id);
+        if let Some(seat) = self.clusters[id.0].seat.as_mut() {
+            seat.fleet.limit_frozen(open + connecting);
         }
+        self.apply_tokens(id, share);
     }
 
     /// The instances of our fleet, as the last errand has shown them.
@@ -347,8 +358,8 @@ impl super::State {
     }
 
     /// Somebody waits, or a server has come or gone.
-    pub(super) fn call_seat(&self, id: ClusterId) {
-        if let Some(seat) = &self.clusters[id.0].seat {
+    pub(super) fn call_seat(&mut self, pool: PoolId) {
+        if let Some(seat) = &self.cluster_of(pool).seat {
             seat.call.notify_one();
         }
     }

@@ -25,7 +25,7 @@ SELECT 'limits', pg_catalog.current_setting('max_connections'),
     pg_catalog.current_setting('superuser_reserved_connections'),
     coalesce(pg_catalog.current_setting('reserved_connections', true), '0'),
     (SELECT count(*)::text FROM backends
-        WHERE pid <> pg_catalog.pg_backend_pid() AND pid <> ALL ('{{ours}}'::pg_catalog.int4[]))
+        WHERE pid <> pg_catalog.pg_backend_pid() AND pid <> ALL ('{{ours}}'::pg_catalog.int8[]))
 UNION ALL
 SELECT 'now', pg_catalog.pg_backend_pid()::text,
     (SELECT count(*)::text FROM backends

@@ -21,7 +21,7 @@ pub(super) fn query(ours: &str) -> String {
     format!(
         "WITH others AS (SELECT datid, usesysid FROM pg_catalog.pg_stat_activity \
          WHERE datid IS NOT NULL AND usesysid IS NOT NULL \
-         AND (backend_type IS NULL OR backend_type = 'client backend') AND pid <> ALL ('{{{ours}}}'::int[])) \
+         AND (backend_type IS NULL OR backend_type = 'client backend') AND pid <> ALL ('{{{ours}}}'::pg_catalog.int8[])) \
          SELECT 'database', datname, datconnlimit, (SELECT pg_catalog.count(*) FROM others WHERE datid = d.oid) \
          FROM pg_catalog.pg_database AS d WHERE datconnlimit >= 0 \
          UNION ALL \

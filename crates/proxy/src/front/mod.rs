@@ -305,16 +305,14 @@ impl Front {
                 }
                 state.broker.set_demand(pool, worker, demand);
                 if demand.waiting > 0 {
-                    let id = state.cluster_of(pool).id;
-                    state.call_seat(id);
+                    state.call_seat(pool);
                 }
             }
             ToFront::Closed { pool, worker, pid, shed } => {
                 let cluster = state.cluster_of(pool);
                 cluster.pids.remove(&pid);
-                let id = cluster.id;
                 state.broker.handle_closed(pool, worker, shed);
-                state.call_seat(id);
+                state.call_seat(pool);
             }
             ToFront::Moved { pool, from, to, server } => {
                 state.broker.handle_moved(pool, from, to);
@@ -333,9 +331,7 @@ impl Front {
     /// then left to the ticks for a while.
     fn pump(self: &Rc<Self>) {
         let now = Instant::now();
-        if self.membership.is_some() {
-            self.cell.borrow_mut().watch_seats();
-        }
+        self.watch_seats();
         if self.rest_until.get().is_some_and(|until| now < until) {
             return;
         }
