@@ -308,9 +308,10 @@ impl World {
         let instance = &mut self.instances[i];
         let flight = instance.flight.take().expect("it was sent");
         let (view, at, apart) = flight.view.expect("it was read");
-        let before = instance.fleet.slots();
+        let before = instance.potential();
         instance.fleet.handle(&flight.got, view, now);
-        if instance.fleet.slots() > before && at >= self.grant.at {
+        // A slot for a server that an instance has kept while it was cut off grants nothing.
+        if instance.potential() > before && at >= self.grant.at {
             self.grant = Grant { at, apart };
         }
         self.counts.returned += u64::from(instance.fleet.has_excess());
