@@ -139,11 +139,12 @@ pub struct Errand {
 impl Errand {
     /// Whether it is of no use without a reading: slots are asked for, or more is wanted.
     pub fn needs_view(&self) -> bool {
-        self.asks() || !self.share.is_empty()
+        self.asked() > 0 || !self.share.is_empty()
     }
 
-    fn asks(&self) -> bool {
-        self.take.iter().any(|mark| matches!(mark, Mark::Slot(_)))
+    /// Slots that are asked for.
+    fn asked(&self) -> usize {
+        self.take.iter().filter(|mark| matches!(mark, Mark::Slot(_))).count()
     }
 
     /// Whether there is nothing to do but to look.
@@ -173,8 +174,8 @@ pub struct Fleet {
     /// The most members seen of late, and until when that counts.
     peak: Option<(u32, Instant)>,
     strangers: VecDeque<u32>,
-    /// The last errand asked for slots.
-    has_asked: bool,
+    /// Slots that the last errand asked for.
+    asked: usize,
     /// The last reading was not acted on yet.
     is_news: bool,
     /// Readings in a row in which our own locks were not there.
@@ -195,7 +196,7 @@ impl Default for Fleet {
             want: None,
             peak: None,
             strangers: VecDeque::new(),
-            has_asked: false,
+            asked: 0,
             is_news: false,
             unheld: 0,
         }
@@ -296,7 +297,7 @@ impl Fleet {
             self.view = Some(view);
         }
         self.limit_frozen(need.held);
-        self.has_asked = errand.asks();
+        self.asked = errand.asked();
         self.is_news = false;
         errand
     }
@@ -361,9 +362,9 @@ impl Fleet {
         let before = self.view.is_some();
         // All that is there now counts, what is nobody's too: only then is a slot good for a server.
         let over = view.occupied().saturating_sub(view.capacity(self.peak(&view), view.strangers));
-        self.is_news = !self.has_asked;
         let slots: Vec<_> =
             got.iter().filter_map(|mark| if let Mark::Slot(n) = mark { Some(*n) } else { None }).collect();
+        self.is_news = self.asked == 0 || slots.len() < self.asked;
         let good = slots.len().saturating_sub(over as usize);
         self.slots.extend(&slots[..good]);
         self.excess.extend(&slots[good..]);
@@ -382,7 +383,8 @@ impl Fleet {
     }
 
     /// Whether the next errand is due at once: there are slots to be given back, of which there were more than room, or the last
-    /// reading may show slots that are free, and came with an errand that could not ask for them.
+    /// reading may show slots that are free, and came with an errand that did not know of them: it asked for none, or for some
+    /// that were taken.
     pub fn goes_on(&self) -> bool {
         !self.excess.is_empty() || self.is_news
     }
