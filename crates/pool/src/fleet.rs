@@ -176,8 +176,9 @@ pub struct Fleet {
     strangers: VecDeque<u32>,
     /// Slots that the last errand asked for.
     asked: usize,
-    /// The last reading was not acted on yet.
+    /// See [`Fleet::has_news`] and [`Fleet::has_collided`].
     is_news: bool,
+    has_collided: bool,
     /// Readings in a row in which our own locks were not there.
     unheld: u32,
 }
@@ -198,6 +199,7 @@ impl Default for Fleet {
             strangers: VecDeque::new(),
             asked: 0,
             is_news: false,
+            has_collided: false,
             unheld: 0,
         }
     }
@@ -298,7 +300,7 @@ impl Fleet {
         }
         self.limit_frozen(need.held);
         self.asked = errand.asked();
-        self.is_news = false;
+        (self.is_news, self.has_collided) = (false, false);
         errand
     }
 
@@ -364,8 +366,9 @@ impl Fleet {
         let over = view.occupied().saturating_sub(view.capacity(self.peak(&view), view.strangers));
         let slots: Vec<_> =
             got.iter().filter_map(|mark| if let Mark::Slot(n) = mark { Some(*n) } else { None }).collect();
-        self.is_news = self.asked == 0 || slots.len() < self.asked;
         let good = slots.len().saturating_sub(over as usize);
+        self.is_news = self.asked == 0;
+        self.has_collided = good < self.asked;
         self.slots.extend(&slots[..good]);
         self.excess.extend(&slots[good..]);
         self.note_told(got);
@@ -382,16 +385,16 @@ impl Fleet {
         self.told.extend(got.iter().filter_map(|mark| if let Mark::Server(pid) = mark { Some(*pid) } else { None }));
     }
 
-    /// Whether the next errand is due at once: there are slots to be given back, of which there were more than room, or the last
-    /// reading may show slots that are free, and came with an errand that did not know of them: it asked for none, or for some
-    /// that were taken.
-    pub fn goes_on(&self) -> bool {
-        !self.excess.is_empty() || self.is_news
+    /// Whether the last reading may show slots that are free, and came with an errand that had not asked for any: the next one is
+    /// due at once.
+    pub fn has_news(&self) -> bool {
+        self.is_news
     }
 
-    /// Whether we got more slots than there was room for.
-    pub fn has_excess(&self) -> bool {
-        !self.excess.is_empty()
+    /// Whether others took slots at the same time: some that we asked for, or so many that there is no room for all of ours. The
+    /// next errand is due soon, but not at the same moment as theirs.
+    pub fn has_collided(&self) -> bool {
+        self.has_collided
     }
 }
 

@@ -78,8 +78,8 @@ pub(crate) struct Counts {
     pub(crate) refused_controls: u64,
     pub(crate) crashes: u64,
     pub(crate) cuts: u64,
-    /// Readings after which slots had to go back, for want of room.
-    pub(crate) returned: u64,
+    /// Errands that met with others.
+    pub(crate) collided: u64,
     /// The longest that an instance wanted a server and had none, connected all the time; in microseconds.
     pub(crate) hunger: u64,
 }
@@ -314,15 +314,17 @@ impl World {
         if instance.potential() > before && at >= self.grant.at {
             self.grant = Grant { at, apart };
         }
-        self.counts.returned += u64::from(instance.fleet.has_excess());
+        self.counts.collided += u64::from(instance.fleet.has_collided());
         instance.tick += 1;
         let pause = u64::try_from(instance.fleet.pause().as_micros()).expect("seconds");
         let pause = self.random.range(pause * 3 / 4, pause * 5 / 4);
         let instance = &self.instances[i];
-        let goes_on = instance.fleet.goes_on();
+        let (has_news, has_collided) = (instance.fleet.has_news(), instance.fleet.has_collided());
         self.after(pause, Event::Tick(i, instance.link, instance.tick));
-        if goes_on {
+        if has_news {
             self.send(i, false);
+        } else if has_collided {
+            self.wake_soon(i);
         }
         self.settle(i);
     }

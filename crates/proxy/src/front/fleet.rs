@@ -185,14 +185,11 @@ impl Front {
                 self.hinder(id, &why);
             }
             self.pump();
-            let (goes_on, has_excess) = self.seat(id, |seat| (seat.fleet.goes_on(), seat.fleet.has_excess()));
-            if !goes_on {
-                return Ok(());
-            }
-            if has_excess {
-                // Others may have found the same.
-                let jitter = u32::from(u16::from_ne_bytes(random())) % 40;
+            if self.seat(id, |seat| seat.fleet.has_collided()) {
+                let jitter = u16::from_ne_bytes(random()) % 40;
                 tokio::time::sleep(GAP + Duration::from_millis(jitter.into())).await;
+            } else if !self.seat(id, |seat| seat.fleet.has_news()) {
+                return Ok(());
             }
         }
     }
