@@ -118,6 +118,25 @@ fn state_that_the_next_transaction_needs_at_once() {
     });
 }
 
+/// PostgreSQL 18 fails the command behind such a batch. That is the pooler's question, which is asked again.
+#[test]
+fn a_change_in_the_middle_of_a_batch_keeps_no_server() {
+    often(1, |connect, _| {
+        let (mut client, mut other) = (connect(&[]), connect(&[]));
+        let batch = [
+            m::parse("", "SELECT 1", &[]),
+            m::bind("", "", &[]),
+            m::execute("", 0),
+            m::query("SET work_mem = '3MB'"),
+            m::sync(),
+        ];
+        client.send(&batch.concat()).expect("the peer takes it");
+        client.until_ready();
+        client.until_ready();
+        assert_ne!(other.value("SHOW work_mem"), "3MB");
+    });
+}
+
 /// With so many locks in the cluster, whoever asks for its own, as the pooler does, runs into the client's time limit. What
 /// was done then is still there or reported lost, also when the pooler has asked for other things with success.
 #[test]

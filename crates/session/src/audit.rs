@@ -61,9 +61,10 @@ const OF_TRANSACTION: [&str; 3] = ["transaction_deferrable", "transaction_isolat
 /// An audit under way.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    scope: Effects,
-    /// Anything may have run: settings of any name may have been made, and statements of ours deallocated.
-    opaque: bool,
+    /// What it looks at, [`Server::touched`] when it was asked.
+    touched: Effects,
+    /// And [`Server::custom`].
+    custom: Vec<Box<str>>,
     settings: Vec<(String, String)>,
     found: Effects,
     channels: Channels,
@@ -88,11 +89,11 @@ impl Session {
     /// its client.
     pub fn write_audit(&self, server: &mut Server, catalog: Catalog<'_>, registry: &mut Registry, out: &mut Vec<u8>) {
         let touched = std::mem::take(&mut server.touched);
-        let opaque = touched.intersects(Effects::ANYTHING);
-        let scope = touched.parts();
+        let custom = std::mem::take(&mut server.custom);
+        let (opaque, scope) = (is_opaque(touched), touched.parts());
         let mut names: BTreeSet<&str> = self.settings.custom().chain(server.settings.custom()).collect();
-        server.custom.iter().for_each(|name| registry.note_custom(name));
-        names.extend(server.custom.iter().map(AsRef::as_ref));
+        custom.iter().for_each(|name| registry.note_custom(name));
+        names.extend(custom.iter().map(AsRef::as_ref));
         if opaque {
             names.extend(registry.custom());
             if let Catalog::Known(suspects) | Catalog::Outdated(suspects) = catalog {
@@ -127,8 +128,7 @@ impl Session {
         server.owe(Owed::HiddenExecute);
         writer.bare(frontend::SYNC);
         server.owe_hidden_cycle(Owed::HiddenSync);
-        server.custom.clear();
-        server.audit = Some(Box::new(Pending { scope, opaque, ..Pending::default() }));
+        server.audit = Some(Box::new(Pending { touched, custom, ..Pending::default() }));
     }
 
     /// Would this text show the audit's statement to its client?
@@ -149,21 +149,29 @@ impl Session {
         let Some(pending) = server.audit.take() else { return };
         server.unheard = false;
         let before = server.pins;
+        let fails_next = std::mem::take(&mut server.fails_next);
         if pending.failed || !pending.answered {
             self.counts.audit_failures += 1;
             server.has_audit = false;
-            server.pins |= Effects::OPAQUE;
+            if fails_next {
+                // That was the one: it is asked again.
+                server.touched |= pending.touched;
+                server.custom = pending.custom;
+            } else {
+                server.pins |= Effects::OPAQUE;
+            }
         } else {
             self.counts.audits += 1;
-            if pending.opaque {
+            let scope = pending.scope();
+            if is_opaque(pending.touched) {
                 server.prepared.retain(|statement| pending.statements.contains(statement.server_name()));
                 server.stain = Some(self.id);
             }
-            server.pins = server.pins.without(pending.scope | Effects::OPAQUE) | self.kept(pending.found, server);
-            if pending.scope.contains(Effects::LISTEN) || !pending.channels.is_empty() {
+            server.pins = server.pins.without(scope | Effects::OPAQUE) | self.kept(pending.found, server);
+            if scope.contains(Effects::LISTEN) || !pending.channels.is_empty() {
                 self.take_channels(pending.channels, server);
             }
-            let settings_wanted = pending.scope.contains(Effects::SETTINGS);
+            let settings_wanted = scope.contains(Effects::SETTINGS);
             if settings_wanted && !self.take_settings(pending.settings, server, ctx.registry) {
                 server.pins |= Effects::OPAQUE;
             }
@@ -278,7 +286,7 @@ impl Server {
 impl Pending {
     /// What it was to look for.
     pub(crate) fn scope(&self) -> Effects {
-        self.scope
+        self.touched.parts()
     }
 
     fn take_row(&mut self, body: &[u8]) -> Option<()> {
@@ -304,6 +312,11 @@ impl Pending {
         }
         Some(())
     }
+}
+
+/// Can anything have run? Then settings of any name may have been made, and statements of ours deallocated.
+fn is_opaque(touched: Effects) -> bool {
+    touched.intersects(Effects::ANYTHING)
 }
 
 /// The text behind hexadecimal digits; `None` if it is not UTF-8.

@@ -480,6 +480,7 @@ impl Session {
                 if server.ledger.is_in_batch() && server.major_version() >= 18 {
                     // It loses count of its transaction when a Query comes before the Sync of other messages: the
                     // next command there can fail, whosever it is.
+                    server.fails_next = true;
                     server.set_close_needed();
                 }
                 let replaced = self.unnamed.replace(server);

@@ -96,6 +96,8 @@ pub struct Server {
     pub(crate) audit: Option<Box<Pending>>,
     /// Has it the audit's statement?
     pub(crate) has_audit: bool,
+    /// It may fail the next command, whatever that is (PostgreSQL 18).
+    pub(crate) fails_next: bool,
     /// The session that may have made settings here whose names nobody knows.
     pub(crate) stain: Option<u64>,
     /// Parameters when it was quiet last.
@@ -178,6 +180,7 @@ impl Server {
             pins: Effects::default(),
             audit: None,
             has_audit: false,
+            fails_next: false,
             stain: None,
             login_user,
             guard: Guard::Shut,
