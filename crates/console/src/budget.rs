@@ -95,13 +95,13 @@ impl BudgetRow {
         self.limits.map(|limits| limits.ceiling())
     }
 
-    /// Backends we may occupy: min(ceiling − headroom − others, cap, fleet_tokens + control connections), never under 0,
-    /// over those of the three that are known.
+    /// Backends we may occupy: min(ceiling − headroom − others, cap), never under 0; in a fleet min(fleet_tokens + control
+    /// connections, cap); over those that are known.
     pub fn budget(&self) -> Option<u32> {
         let room = self.limits.map(|l| l.ceiling().saturating_sub(self.headroom).saturating_sub(l.others));
         // Tokens are for servers alone.
         let fleet = self.fleet_tokens.map(|tokens| tokens.saturating_add(self.ours.control));
-        [room, self.cap, fleet].into_iter().flatten().min()
+        [fleet.or(room), self.cap].into_iter().flatten().min()
     }
 
     /// Tenths of a percent of the ceiling in use, by us and others; `None` without a ceiling.
@@ -169,9 +169,8 @@ mod tests {
             let (ceiling, budget) = (row.ceiling().unwrap(), row.budget().unwrap());
             prop_assert_eq!(i64::from(ceiling), (i64::from(max) - i64::from(su) - i64::from(res)).max(0));
             let room = (i64::from(ceiling) - i64::from(headroom) - i64::from(others)).max(0);
-            let capped = cap.map_or(room, |c| room.min(i64::from(c)));
-            let shared = fleet_tokens.map_or(capped, |t| capped.min(i64::from(t) + i64::from(control)));
-            prop_assert_eq!(i64::from(budget), shared);
+            let most = fleet_tokens.map_or(room, |t| i64::from(t) + i64::from(control));
+            prop_assert_eq!(i64::from(budget), cap.map_or(most, |c| most.min(i64::from(c))));
         }
     }
 }

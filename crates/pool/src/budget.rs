@@ -26,6 +26,9 @@ pub enum BudgetState {
     Critical,
 }
 
+/// How far below a threshold it is over.
+const HYSTERESIS_PERCENT: u32 = 5;
+
 /// The arithmetic. All numbers are backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -38,12 +41,14 @@ pub struct Budget {
     seen: Option<u32>,
     /// Servers that our fleet leaves us, if we are part of one.
     tokens: Option<u32>,
+    /// Servers that the configuration leaves us where there should be a fleet and is none.
+    share: Option<u32>,
 }
 
 impl Budget {
     /// A budget of which nothing is known yet. `cap` is `max_server_connections`.
     pub fn new(headroom: u32, cap: Option<u32>) -> Self {
-        Self { limits: None, wanted_headroom: headroom, cap, control: 0, seen: None, tokens: None }
+        Self { limits: None, wanted_headroom: headroom, cap, control: 0, seen: None, tokens: None, share: None }
     }
 
     /// What PostgreSQL last said.
@@ -51,9 +56,9 @@ impl Budget {
         self.limits
     }
 
-    /// The configured cap.
+    /// Backends that the configuration allows us at most.
     pub fn cap(&self) -> Option<u32> {
-        self.cap
+        [self.cap, self.share.map(|share| share.saturating_add(self.control))].into_iter().flatten().min()
     }
 
     /// Control connections of ours.
@@ -81,12 +86,17 @@ impl Budget {
         self.cap = cap;
     }
 
-    /// The fleet's tokens that we hold: servers that we may have. `None` outside a fleet.
-    pub fn set_tokens(&mut self, tokens: Option<u32>) {
-        self.tokens = tokens;
+    /// We are in a fleet: the servers that its tokens of ours allow us. Whoever else is there is in these.
+    pub fn set_tokens(&mut self, tokens: u32) {
+        (self.tokens, self.share) = (Some(tokens), None);
     }
 
-    /// The fleet's tokens that we hold.
+    /// We should be in a fleet and cannot: as many servers, if PostgreSQL has room.
+    pub fn set_share(&mut self, share: u32) {
+        (self.tokens, self.share) = (None, Some(share));
+    }
+
+    /// See [`Budget::set_tokens`]; `None` outside a fleet.
     pub fn tokens(&self) -> Option<u32> {
         self.tokens
     }
@@ -112,14 +122,15 @@ impl Budget {
         }
     }
 
-    /// `min(ceiling - headroom - others, cap, tokens + control)`; `None` if nothing limits us.
+    /// `min(ceiling - headroom - others, cap)`, in a fleet `min(tokens + control, cap)`; `None` if nothing limits us.
     pub fn budget(&self) -> Option<u32> {
-        let rest = match (self.ceiling(), self.limits) {
-            (Some(ceiling), Some(l)) => Some(ceiling.saturating_sub(self.headroom()).saturating_sub(l.others)),
+        let most = match (self.tokens, self.ceiling(), self.limits) {
+            // All members leave room for the same others together. Would each do so for all of them, they would leave too much.
+            (Some(tokens), ..) => Some(tokens.saturating_add(self.control)),
+            (None, Some(ceiling), Some(l)) => Some(ceiling.saturating_sub(self.headroom()).saturating_sub(l.others)),
             _ => None,
         };
-        let tokens = self.tokens.map(|tokens| tokens.saturating_add(self.control));
-        [rest, self.cap, tokens].into_iter().flatten().min()
+        [most, self.cap()].into_iter().flatten().min()
     }
 
     /// Servers we may have open: the budget less the control connections, and no more than a refusal showed.
@@ -146,6 +157,15 @@ impl Budget {
     }
 }
 
+impl BudgetState {
+    /// What to say now that was `self` when it was said last: `at(0)` is how full PostgreSQL is, `at(n)` with thresholds that are
+    /// n percent lower. It is over only well below a threshold, so that nothing is said again and again.
+    pub fn alarm(self, at: impl Fn(u32) -> BudgetState) -> BudgetState {
+        let now = at(0);
+        if now > self || at(HYSTERESIS_PERCENT) < self { now } else { self }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,13 +183,26 @@ mod tests {
             (budget.ceiling(), budget.headroom(), budget.budget(), budget.servers()),
             (Some(17), 3, Some(12), 11)
         );
-        budget.set_tokens(Some(9));
-        assert_eq!((budget.budget(), budget.servers()), (Some(10), 9));
         budget.configure(3, Some(5));
         assert_eq!((budget.budget(), budget.servers()), (Some(5), 4));
         assert_eq!(budget.used_percent(11), Some(82));
         assert_eq!(budget.state(11, 80, 95), BudgetState::Warning);
         assert_eq!(budget.state(14, 80, 95), BudgetState::Critical);
+    }
+
+    #[test]
+    fn in_a_fleet_the_tokens_leave_room_for_others() {
+        let mut budget = Budget::new(3, None);
+        budget.set_limits(limits(20, 12), 1);
+        budget.set_tokens(9);
+        assert_eq!((budget.budget(), budget.servers(), budget.tokens()), (Some(10), 9, Some(9)));
+        budget.configure(3, Some(5));
+        assert_eq!((budget.budget(), budget.servers(), budget.cap()), (Some(5), 4, Some(5)));
+        budget.configure(3, None);
+        budget.set_share(9);
+        assert_eq!((budget.budget(), budget.servers(), budget.tokens(), budget.cap()), (Some(2), 1, None, Some(10)));
+        budget.set_limits(limits(20, 0), 1);
+        assert_eq!((budget.budget(), budget.servers()), (Some(10), 9));
     }
 
     #[test]
@@ -179,6 +212,21 @@ mod tests {
         assert_eq!((budget.headroom(), budget.budget(), budget.servers()), (1, Some(2), 1));
         budget.set_limits(limits(20, 17), 1);
         assert_eq!((budget.headroom(), budget.servers()), (0, 0));
+    }
+
+    #[test]
+    fn an_alarm_is_over_well_below_its_threshold() {
+        use BudgetState::{Critical, Ok, Unknown, Warning};
+        let mut budget = Budget::new(0, None);
+        budget.set_limits(Limits { max_connections: 100, ..Limits::default() }, 0);
+        let mut said = Unknown;
+        let mut alarm = |servers| {
+            said = said.alarm(|lower| budget.state(servers, 80 - lower, 95 - lower));
+            said
+        };
+        let course = [(10, Ok), (80, Warning), (76, Warning), (95, Critical), (90, Critical), (89, Warning), (74, Ok)];
+        course.iter().for_each(|&(servers, said)| assert_eq!(alarm(servers), said, "{servers}"));
+        assert_eq!([alarm(79), alarm(100), alarm(0)], [Ok, Critical, Ok]);
     }
 
     #[test]

@@ -169,6 +169,8 @@ pub struct Fleet {
     target: u32,
     /// While it is cut off, and until it has asked for slots again: servers that it had.
     frozen: Option<u32>,
+    /// The control connection that we lost and that PostgreSQL may still think is there, locks and all; and until when.
+    ghost: Option<(u32, Instant)>,
     /// What it wants, and until when at least.
     want: Option<(u32, Instant)>,
     /// The most members seen of late, and until when that counts.
@@ -194,6 +196,7 @@ impl Default for Fleet {
             read_at: None,
             target: 0,
             frozen: Some(0),
+            ghost: None,
             want: None,
             peak: None,
             strangers: VecDeque::new(),
@@ -236,10 +239,13 @@ impl Fleet {
         self.unheld >= 2
     }
 
-    /// The control connection is gone, and all our locks with it. What is open stays, and nothing more is opened.
-    pub fn lose(&mut self, need: &Need) {
+    /// The control connection is gone, and all our locks with it, though PostgreSQL may find that out later. What is open stays,
+    /// and nothing more is opened.
+    pub fn lose(&mut self, need: &Need, now: Instant) {
         let frozen = self.frozen.unwrap_or(need.held).min(need.held);
-        *self = Self { frozen: Some(frozen), want: self.want, peak: self.peak, ..Self::default() };
+        // One after the other: what came in between held nothing yet.
+        let ghost = self.ghost.or(self.view.as_ref().map(|view| (view.me, now + MEMBERS_HOLD)));
+        *self = Self { frozen: Some(frozen), ghost, want: self.want, peak: self.peak, ..Self::default() };
     }
 
     /// There are `held` servers by now. While we are cut off there are never to be more again.
@@ -372,7 +378,9 @@ impl Fleet {
         self.slots.extend(&slots[..good]);
         self.excess.extend(&slots[good..]);
         self.note_told(got);
-        if before {
+        // What the lost connection holds is what our servers are in need of.
+        self.ghost = self.ghost.filter(|(pid, until)| now < *until && view.members.iter().any(|m| m.pid == *pid));
+        if before && (self.ghost.is_none() || self.frozen.is_some_and(|held| self.slots() >= held)) {
             self.frozen = None;
         }
         self.view = Some(view);

@@ -131,6 +131,22 @@ fn idle_servers_are_given_to_who_has_a_burst_and_shared_when_both_have_one() {
     assert_eq!(in_use(&world), [10, 10]);
 }
 
+/// PostgreSQL takes its time to find out that a control connection is gone, and keeps its locks until then.
+#[test]
+fn who_lost_its_control_connection_keeps_its_servers_while_postgresql_has_not_heard_of_it() {
+    let mut world = two_instances();
+    (0..2).for_each(|i| world.set_demand(i, 20));
+    world.run(30 * SECOND);
+    assert_eq!(in_use(&world), [10, 10]);
+    world.cut(0, GHOST_MAX);
+    for _ in 0..GHOST_MAX / SECOND {
+        world.run(SECOND);
+        assert_eq!(in_use(&world)[0], 10, "{} s after it", world.now / SECOND);
+    }
+    world.run(MEMBERS_HOLD + 30 * SECOND);
+    assert_eq!((in_use(&world), world.counts.refused), ([10, 10], 0));
+}
+
 #[test]
 fn who_is_cut_off_opens_nothing_in_place_of_what_it_closed() {
     let mut world = two_instances();

@@ -86,9 +86,10 @@ impl World {
     }
 
     fn lose(&mut self, i: usize) {
+        let now = self.at(self.now);
         let instance = &mut self.instances[i];
         let need = instance.need();
-        instance.fleet.lose(&need);
+        instance.fleet.lose(&need, now);
         (instance.control, instance.flight, instance.will_wake) = (None, None, false);
         instance.link += 1;
         self.settle(i);

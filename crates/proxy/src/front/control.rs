@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::connect::{ASK_TIMEOUT, Rows, ask, is_report};
-use super::{Cluster, Front, classify, fleet, limits};
+use super::fleet::{self, Seat};
+use super::{Cluster, Front, classify, limits};
 use crate::net::Stream;
 
 /// Pauses between attempts to open a control connection.
@@ -152,15 +153,24 @@ impl Front {
         state.broker.budget_mut(id).set_limits(limits, 1);
         state.broker.tick();
         let budget = state.broker.budget(id);
+        let seat = state.clusters[id.0].seat.as_ref();
         let reason = match (budget.budget(), budget.cap()) {
+            _ if seat.is_some_and(Seat::is_hindered) => state.clusters[id.0].fleet_reason(),
             (Some(b), Some(cap)) if b == cap => "max_server_connections".to_owned(),
-            _ if state.clusters[id.0].seat.is_some() => state.clusters[id.0].fleet_reason(),
+            _ if seat.is_some() => state.clusters[id.0].fleet_reason(),
             _ if budget.headroom() < self.config().settings.budget_headroom => {
                 "others leave less than budget_headroom".to_owned()
             }
             _ => "limits read from PostgreSQL".to_owned(),
         };
-        if first {
+        if first && seat.is_some() {
+            info!(
+                server = %address,
+                "max_connections {} - superuser_reserved {} - reserved {} - headroom {}: what control connections and others \
+                 leave of that is the fleet's",
+                limits.max_connections, limits.superuser_reserved, limits.reserved, budget.headroom()
+            );
+        } else if first {
             info!(
                 server = %address,
                 "budget {}: max_connections {} - superuser_reserved {} - reserved {} - headroom {} - others {}; \
@@ -204,8 +214,10 @@ impl Front {
         let mut state = self.cell.borrow_mut();
         let (open, connecting) = state.broker.cluster_servers(id);
         let budget = state.broker.budget(id);
-        let now = budget.state(open + connecting, settings.budget_warning, settings.budget_critical);
+        let (warning, critical) = (settings.budget_warning, settings.budget_critical);
+        let at = |lower| budget.state(open + connecting, warning.saturating_sub(lower), critical.saturating_sub(lower));
         let percent = budget.used_percent(open + connecting).unwrap_or(0);
+        let now = state.clusters[id.0].state.alarm(at);
         let Cluster { address, state: before, .. } = &mut state.clusters[id.0];
         if now > *before || (is_read && *before != now) {
             match now {

@@ -135,9 +135,8 @@ impl Seat {
         matches!(self.standing, Standing::Member)
     }
 
-    /// Servers that we may have, if it is `share` without a fleet.
-    fn tokens(&self, share: u32) -> u32 {
-        if matches!(self.standing, Standing::Hindered(_)) { share } else { self.fleet.allowed() }
+    pub(super) fn is_hindered(&self) -> bool {
+        matches!(self.standing, Standing::Hindered(_))
     }
 }
 
@@ -277,10 +276,11 @@ impl Front {
     /// The control connection is gone, and our locks with it.
     pub(super) fn lose_seat(&self, id: ClusterId) {
         let mut state = self.cell.borrow_mut();
-        let need = state.need(id, Instant::now());
+        let now = Instant::now();
+        let need = state.need(id, now);
         if let Some(seat) = state.clusters[id.0].seat.as_mut() {
-            seat.fleet.lose(&need);
-            seat.next = Instant::now();
+            seat.fleet.lose(&need, now);
+            seat.next = now;
             seat.about.clear();
         }
         state.apply_tokens(id, self.share_without_fleet());
@@ -333,9 +333,14 @@ impl super::State {
 
     fn apply_tokens(&mut self, id: ClusterId, share: u32) {
         let Some(seat) = &self.clusters[id.0].seat else { return };
-        let tokens = seat.tokens(share);
-        if self.broker.budget(id).tokens() != Some(tokens) {
-            self.broker.budget_mut(id).set_tokens(Some(tokens));
+        let before = *self.broker.budget(id);
+        let mut budget = before;
+        match seat.standing {
+            Standing::Hindered(_) => budget.set_share(share),
+            Standing::Applicant | Standing::Member => budget.set_tokens(seat.fleet.allowed()),
+        }
+        if budget != before {
+            *self.broker.budget_mut(id) = budget;
         }
     }
 

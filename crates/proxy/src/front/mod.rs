@@ -413,7 +413,9 @@ impl Front {
         let cap = (s.max_server_connections > 0).then_some(s.max_server_connections);
         let mut budget = Budget::new(s.budget_headroom, cap);
         budget.refused_at(0);
-        budget.set_tokens(self.membership.as_ref().map(|_| 0));
+        if self.membership.is_some() {
+            budget.set_tokens(0);
+        }
         let id = state.broker.add_cluster(budget, s.connect_concurrency);
         let (questions, mailbox) = mpsc::channel(control::QUESTIONS_MAX);
         state.clusters.push(Cluster {
