@@ -13,6 +13,9 @@ use super::case::{CLIENTS, Step};
 /// How long a backend may take to notice that its client has gone.
 const BACKEND_END_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Cases between two VACUUMs: every case leaves dead rows, in the catalog above all, and PostgreSQL would take ever longer.
+const CASES_PER_VACUUM: usize = 1_000;
+
 /// What a client works on: `t0` of two rows and `d0`, whose column changes its type, for client 0; `x0` may be created.
 /// `reset()` brings all of it back without new oids, which would show in row descriptions.
 const SCHEMA: &str = "
@@ -117,6 +120,8 @@ pub struct Lane {
     postgres: &'static Postgres,
     database: String,
     max_prepared: usize,
+    /// That it was made ready for.
+    cases: usize,
     admin: Raw,
     pooler: Pooler,
     direct: Vec<Link>,
@@ -137,6 +142,7 @@ impl Lane {
         let links = || (0..CLIENTS).map(|_| Link(None)).collect();
         Lane {
             admin,
+            cases: 0,
             postgres,
             max_prepared,
             pooler,
@@ -156,6 +162,10 @@ impl Lane {
 
     /// The tables as they were, and connections that are open.
     pub fn prepare_direct(&mut self) -> &mut [Link] {
+        self.cases += 1;
+        if self.cases.is_multiple_of(CASES_PER_VACUUM) {
+            self.postgres.admin(&self.database).run("VACUUM");
+        }
         self.admin.run("SELECT reset()");
         for (link, pid) in self.direct.iter_mut().zip(&mut self.pids) {
             let raw = link.0.get_or_insert_with(|| self.postgres.connect(APP, &self.database));
