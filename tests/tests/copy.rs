@@ -1,8 +1,11 @@
 //! COPY on the wire, simple and extended, finished and broken off. As in `protocol.rs`, PostgreSQL is the
 //! oracle: the same scenario, directly and through the pooler, must give the same transcript.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pgsluice_tests::oracle::{play, same};
 use pgsluice_tests::wire::{message as m, show};
+use pgsluice_tests::{APP, Pooler, Postgres};
 
 #[test]
 fn copy_in_by_simple_query() {
@@ -103,4 +106,38 @@ fn copy_out_simple_and_extended() {
     assert_eq!(lines[1], "d 1\trow 1");
     assert_eq!(lines[3001..3004], ["c", "C COPY 3000", "Z I"]);
     assert!(lines.contains(&"E 22012".to_string()));
+}
+
+/// A COPY ignores the Syncs among its data, and they are answered when it has failed by the time that they are read: nobody can
+/// know. None of those answers is the next client's.
+#[test]
+fn syncs_in_a_copy_that_fails_are_not_answered_to_somebody_else() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    postgres.connect(APP, &database).run("CREATE TABLE item (id int PRIMARY KEY)");
+    let pooler = Pooler::url(postgres, APP, &database, &["--pool-size", "1"]);
+    let (mut other, done) = (pooler.connect(APP, &database), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            for n in (0..).take_while(|_| !done.load(Ordering::Relaxed)) {
+                assert_eq!(other.value(&format!("SELECT {n}")), n.to_string());
+            }
+        });
+        let syncs = m::sync().repeat(300);
+        for n in 0..60 {
+            let mut client = pooler.connect(APP, &database);
+            let bad = [m::copy_data(b"not a number\n"), syncs.clone()].concat();
+            let more = if n % 2 == 0 { [m::copy_data(b"1\n"), m::copy_done()].concat() } else { m::terminate() };
+            client.send(&m::query("COPY item FROM STDIN")).expect("it is taken");
+            client.until(|reply| reply.tag == b'G');
+            client.send(&[bad, more].concat()).expect("it is taken");
+            if n % 2 == 0 {
+                client.until_ready();
+            }
+            if reader.is_finished() {
+                break;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }

@@ -131,6 +131,7 @@ impl Server {
                     ctx.registry.retire_all();
                 }
                 self.handle_command_tag(session, tag);
+                self.copy_synced = false;
                 self.end_execute(head.tag).map(|shown| shown && linked)
             }
             backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
@@ -190,7 +191,8 @@ impl Server {
                 (described || matches!(front, Owed::Query(_) | Owed::HiddenQuery | Owed::HiddenListen), described)
             }
             backend::COPY_IN_RESPONSE if matches!(front, Owed::Query(_) | Owed::Execute) => {
-                let syncs = self.ledger.begin_copy_in();
+                let (synced, syncs) = self.ledger.begin_copy_in();
+                self.copy_synced = synced;
                 (self.copying_in, self.copy_syncs) = (syncs.is_some(), syncs.unwrap_or(0));
                 (true, false)
             }
@@ -256,7 +258,7 @@ impl Server {
             session.tell_base(ctx)?;
         }
         self.set_since_discard = false;
-        self.copying_in = false;
+        (self.copying_in, self.copy_synced) = (false, false);
         self.ready = self.ledger.is_empty();
         if hidden
             && self.ready
@@ -428,6 +430,10 @@ impl Server {
         if report.is_some_and(|r| r.is_fatal()) {
             self.last_words = Some(body.into());
             return false;
+        }
+        if std::mem::take(&mut self.copy_synced) {
+            // Did the COPY read the Sync, or was it behind the error? The answer to it, if there is one, is nobody's.
+            self.set_close_needed();
         }
         if std::mem::take(&mut self.copying_in) && !self.ledger.is_empty() {
             self.ledger.fail_copy(self.copy_syncs);

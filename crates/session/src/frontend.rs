@@ -493,7 +493,10 @@ impl Session {
             }
             frontend::EXECUTE if self.forgetful.is_empty() => server.owe(Owed::Execute),
             frontend::EXECUTE => return self.execute_forgetful(message, server, ctx),
-            frontend::SYNC if in_copy => server.copy_syncs += 1,
+            frontend::SYNC if in_copy => {
+                server.copy_syncs += 1;
+                server.copy_synced = true;
+            }
             frontend::SYNC if server.leftover.is_some() => return Ok(self.sync_and_tidy(message, server, ctx)),
             frontend::SYNC => server.owe(Owed::Sync),
             frontend::FUNCTION_CALL => {

@@ -315,16 +315,16 @@ impl Ledger {
     }
 
     /// CopyInResponse came for the front: Syncs sent ahead of the end of the data are read in copy mode, where PostgreSQL
-    /// ignores them (`CopyGetData` in `src/backend/commands/copyfromparse.c`). Is the end of the data still to be sent?
-    /// Then this is how many of them there are since the last data.
-    pub(crate) fn begin_copy_in(&mut self) -> Option<usize> {
+    /// ignores them (`CopyGetData` in `src/backend/commands/copyfromparse.c`). Returns whether there were any; and, if the end
+    /// of the data is still to be sent, how many of them there are since the last data.
+    pub(crate) fn begin_copy_in(&mut self) -> (bool, Option<usize>) {
         if let Some(Owed::Query(replaced)) = self.owed.front_mut()
             && replaced.take().is_some()
         {
             // It runs, so nothing in front of it failed.
             self.settle(&Owed::Query(Some(Vec::new())));
         }
-        let (mut copying, mut strayed, mut syncs) = (true, false, 0);
+        let (mut copying, mut strayed, mut synced, mut syncs) = (true, false, false, 0);
         let mut place = 0;
         self.owed.retain(|owed| {
             // A message that has no place in a COPY gets an answer only if the COPY has failed before it is read.
@@ -335,7 +335,7 @@ impl Ledger {
             }
             match owed {
                 Owed::CopyData => syncs = 0,
-                Owed::Sync => syncs += 1,
+                Owed::Sync => (synced, syncs) = (true, syncs + 1),
                 _ => {}
             }
             copying = !matches!(owed, Owed::CopyEnd);
@@ -345,7 +345,7 @@ impl Ledger {
             self.settle(&Owed::CopyEnd);
         }
         self.open |= !self.owed.front().is_some_and(Owed::is_whole_cycle) && !self.owed.iter().any(Owed::is_sync);
-        copying.then_some(syncs)
+        (synced, copying.then_some(syncs))
     }
 }
 
@@ -385,7 +385,7 @@ mod tests {
             ledger.push(owed);
         }
         assert_eq!(ledger.len(), 5, "one marker for a run of data");
-        assert_eq!(ledger.begin_copy_in(), None);
+        assert_eq!(ledger.begin_copy_in(), (true, None));
         assert_eq!(ledger.len(), 2, "the markers are this copy's");
         assert!(matches!(ledger.pop(), Some(Owed::Execute)));
         assert!(matches!(ledger.front(), Some(Owed::Sync)), "the Sync behind the data is answered");
@@ -394,7 +394,7 @@ mod tests {
         assert!(ledger.is_empty(), "data outside a copy owes nothing");
         ledger.push(Owed::Execute);
         ledger.push(Owed::Sync);
-        assert_eq!(ledger.begin_copy_in(), Some(1));
+        assert_eq!(ledger.begin_copy_in(), (true, Some(1)));
         assert_eq!(ledger.len(), 1);
     }
 
@@ -405,7 +405,7 @@ mod tests {
         for owed in [Owed::Query(None), Owed::CopyData, Owed::Sync, close(), Owed::Sync, Owed::CopyEnd, Owed::Sync] {
             ledger.push(owed);
         }
-        assert_eq!(ledger.begin_copy_in(), Some(1));
+        assert_eq!(ledger.begin_copy_in(), (true, Some(1)));
         ledger.fail_copy(1);
         let answered = std::iter::from_fn(|| ledger.pop()).map(|owed| format!("{owed:?}")).collect::<Vec<_>>();
         assert_eq!(answered.join(" "), "Query(None) Sync Close(None) Sync Sync");

@@ -124,6 +124,8 @@ pub struct Server {
     pub(crate) copying_in: bool,
     /// Syncs since the last CopyData. The COPY ignores them, unless that data has made it fail already.
     pub(crate) copy_syncs: usize,
+    /// There were any in the COPY at all.
+    pub(crate) copy_synced: bool,
     /// DISCARD ALL ran in the cycle that has not ended yet.
     pub(crate) discarded: bool,
     /// And a SET after it.
@@ -201,6 +203,7 @@ impl Server {
             leftover: None,
             copying_in: false,
             copy_syncs: 0,
+            copy_synced: false,
             discarded: false,
             set_since_discard: false,
             reset: false,

@@ -205,6 +205,43 @@ fn a_sync_ahead_of_copy_data_is_not_waited_for() {
     }
 }
 
+/// Whether PostgreSQL answers the Sync depends on whether the COPY failed before it read it.
+#[test]
+fn a_server_is_not_lent_again_after_a_sync_in_a_copy_that_failed() {
+    let (data, end) = (f::copy_data("1\n"), f::bare(b'c'));
+    let early = [vec![sync()], vec![]];
+    for (in_front, in_copy, is_lent) in [
+        (vec![], vec![data.clone(), end.clone()], true),
+        (early.concat(), vec![data.clone(), end.clone()], false),
+        (vec![], vec![sync(), data.clone(), end.clone()], false),
+        (vec![data.clone(), sync(), data.clone()], vec![end.clone()], false),
+        (vec![data.clone(), sync(), end.clone()], vec![], false),
+    ] {
+        let mut pair = Pair::new(5);
+        pair.client(&[vec![f::query("copy in")], in_front.clone()].concat().concat());
+        pair.server(b"G\0\0\0\x07\0\0\0");
+        pair.client(&in_copy.concat());
+        pair.server(&[error("22P02", "bad data"), ready()].concat());
+        assert_eq!(Box::new(pair.server).release().is_ok(), is_lent, "{in_front:?}, then {in_copy:?}");
+    }
+}
+
+/// A COPY that its client has left fails, by our CopyFail or before that by a cancel request.
+#[test]
+fn a_server_in_a_copy_with_a_sync_is_not_lent_again_when_its_client_leaves() {
+    for (in_copy, expected) in [(vec![], true), (vec![f::copy_data("1\n"), sync()], false)] {
+        let mut pair = Pair::new(5);
+        pair.client(&[vec![f::query("copy in")], in_copy].concat().concat());
+        pair.server(b"G\0\0\0\x07\0\0\0");
+        let (mut sent, mut plan) = (Vec::new(), Plan::default());
+        assert!(matches!(pair.server.clean(&mut sent), Cleanup::Wait));
+        assert_eq!(tags(&sent), "f");
+        let answer = [error("57014", "canceled"), ready()].concat();
+        pair.server.handle_alone(&answer, &mut plan).unwrap();
+        assert_eq!(matches!(pair.server.clean(&mut sent), Cleanup::Done), expected);
+    }
+}
+
 #[test]
 fn the_second_copy_of_a_query_wants_its_own_end() {
     let mut talk = Talk::new(1, 5);

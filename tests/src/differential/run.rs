@@ -193,8 +193,13 @@ fn pooled(lane: &mut Lane, steps: &[Step], traces: &[Trace], limit: Duration) ->
         }
         link.send(step, true);
         let events = receive_same(link, &trace.events, limit);
-        let unlike = trace.events.iter().zip(&events).find(|(direct, pooled)| !is_same(direct, pooled));
-        if unlike.is_some_and(|(direct, pooled)| is_excused(direct, pooled) || is_fetch(steps, direct, pooled)) {
+        let unlike = trace.events.iter().zip(&events).position(|(direct, pooled)| !is_same(direct, pooled));
+        if unlike.is_some_and(|at| {
+            let (direct, pooled) = (&trace.events[at], &events[at]);
+            // What it undoes is told with it, or was before that when the command that failed was ours.
+            let is_undone = is_report(pooled) && trace.events[at..].iter().any(is_lost_transaction);
+            is_excused(direct, pooled) || is_undone || is_fetch(steps, direct, pooled)
+        }) {
             lane.disconnect_pooled();
             return Verdict::Excused;
         }
@@ -280,13 +285,10 @@ fn is_stray_in_copy(reply: &Reply) -> bool {
 /// is another story.
 fn is_excused(direct: &Event, pooled: &Event) -> bool {
     // It comes at once, and here when the answer is asked for.
-    if matches!(direct, Event::Reply(direct) if is_lost_transaction(direct)) {
+    if is_lost_transaction(direct) || is_lost_transaction(pooled) {
         return true;
     }
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
-    if is_lost_transaction(pooled) {
-        return true;
-    }
     let described = direct.tag == b't';
     let malformed = direct.sqlstate() == "08P01";
     // When it copies, PostgreSQL looks at the type before the length, and has other words for that; and what it says before
@@ -309,7 +311,8 @@ fn is_fetch(steps: &[Step], direct: &Event, pooled: &Event) -> bool {
 
 /// PostgreSQL 18 after messages without Sync, a Query and then a Sync: it says that it is ready, and fails the next command that
 /// begins a transaction, whosever that is.
-fn is_lost_transaction(reply: &Reply) -> bool {
+fn is_lost_transaction(event: &Event) -> bool {
+    let Event::Reply(reply) = event else { return false };
     reply.sqlstate() == "XX000" && reply.field(b'M').starts_with("StartTransactionCommand: unexpected state")
 }
 

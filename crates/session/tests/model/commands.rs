@@ -254,7 +254,7 @@ impl Model {
         if direction == "in" {
             self.held.extend(b"G\0\0\0\x09\0\0\x01\0\0");
             self.flush();
-            self.copy = Some(CopyIn { lines: 0, query: None });
+            self.copy = Some(CopyIn { lines: 0, synced: false, query: None });
             return;
         }
         self.held.extend(b"H\0\0\0\x09\0\0\x01\0\0");

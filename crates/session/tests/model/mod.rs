@@ -39,6 +39,8 @@ struct Portal {
 #[derive(Clone, Debug)]
 struct CopyIn {
     lines: u32,
+    /// A Sync was among them.
+    synced: bool,
     /// The rest of the simple Query it belongs to, if it does.
     query: Option<VecDeque<String>>,
 }
@@ -56,6 +58,8 @@ pub(crate) struct Model {
     tx: TxStatus,
     skipping: bool,
     copy: Option<CopyIn>,
+    /// A COPY failed that had read a Sync.
+    copy_failed_behind_sync: bool,
     state: State,
     reported: Values,
     /// A command that runs inside a multi-statement Query.
@@ -81,6 +85,7 @@ impl Model {
             tx: TxStatus::Idle,
             skipping: false,
             copy: None,
+            copy_failed_behind_sync: false,
             reported: reported.map(|n| (n.clone(), state.setting(&n).to_owned())).collect(),
             state,
             in_list: false,
@@ -113,7 +118,7 @@ impl Model {
 
     /// Can it never be lent again, or has it been made to fail? Whether a library was loaded, nobody finds out.
     pub(crate) fn is_spoilt(&self) -> bool {
-        self.closed || self.asked_to_load || self.faults.happened
+        self.closed || self.asked_to_load || self.copy_failed_behind_sync || self.faults.happened
     }
 
     /// What the last client could have left behind, other than settings and prepared statements.
@@ -200,10 +205,12 @@ impl Model {
             b'f' => {
                 let copy = self.copy.take().expect("in copy mode");
                 let reason = String::from_utf8_lossy(body.strip_suffix(b"\0").unwrap_or(body)).into_owned();
+                self.copy_failed_behind_sync |= copy.synced;
                 self.fail(&("57014", format!("COPY from stdin failed: {reason}")));
                 self.end_failed(copy.query.is_some());
             }
-            b'S' | b'H' => {}
+            b'S' => self.copy.as_mut().expect("in copy mode").synced = true,
+            b'H' => {}
             b'X' => self.closed = true,
             other => {
                 self.copy = None;
