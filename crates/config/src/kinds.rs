@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::listen::{Listener, listener};
 use crate::model::{AuthType, PoolMode};
 use crate::secret::Secret;
 
@@ -90,6 +91,8 @@ pub(crate) struct Text;
 pub(crate) struct Fleet;
 /// Names separated by commas, in TOML also a list.
 pub(crate) struct Names;
+/// One address to listen on, with its port; empty means none.
+pub(crate) struct Endpoint;
 /// A file or directory; empty means none.
 pub(crate) struct OptionalPath;
 /// A directory for a Unix socket; empty means none.
@@ -345,6 +348,24 @@ impl Kind for Names {
 
 fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(',') && name.trim() == name
+}
+
+impl Kind for Endpoint {
+    type Value = Option<Listener>;
+
+    fn read(raw: &Raw) -> Result<Option<Listener>, Wrong> {
+        let wrong = Wrong::Expected("an address with its port, such as 127.0.0.1:9127 or [::1]:9127");
+        match raw.text() {
+            Some("") => Ok(None),
+            // Without a port of its own it would have this one.
+            Some(text) => listener(text, 0).ok().filter(|found| found.port > 0).map(Some).ok_or(wrong),
+            None => Err(wrong),
+        }
+    }
+
+    fn show(value: &Option<Listener>) -> String {
+        value.as_ref().map(Listener::to_string).unwrap_or_default()
+    }
 }
 
 impl Kind for OptionalPath {

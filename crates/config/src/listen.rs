@@ -1,5 +1,7 @@
 //! Listen addresses: `host`, `host:port`, `[v6]`, `[v6]:port`, `*`. Names are not resolved here.
 
+use std::fmt;
+
 use crate::problem::{ProblemKind, Syntax};
 use crate::settings::Settings;
 
@@ -10,6 +12,16 @@ pub struct Listener {
     pub host: String,
     /// TCP port; 0: a free one.
     pub port: u16,
+}
+
+impl fmt::Display for Listener {
+    /// `host:port`, an IPv6 address in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
 }
 
 impl Settings {
@@ -61,7 +73,9 @@ mod tests {
             ("*", "*", 6432),
             ("*:0", "*", 0),
         ] {
-            assert_eq!(listener(text, 6432).ok(), Some(Listener { host: host.into(), port }), "{text}");
+            let found = Listener { host: host.into(), port };
+            assert_eq!(listener(text, 6432).ok(), Some(found.clone()), "{text}");
+            assert_eq!(listener(&found.to_string(), 1).ok(), Some(found), "{text}");
         }
         for bad in ["", ":1", "a:", "a:x", "a:70000", "a:+1", "[::1", "[::1]x", "[]", "a b", "/tmp"] {
             assert!(listener(bad, 6432).is_err(), "{bad}");

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::kinds::{
-    Count, Flag, Fleet, Kind, Mode, Names, Number, OptionalPath, Percent, Port, Raw, Seconds, SocketDir, Text, Wrong,
+    Count, Endpoint, Flag, Fleet, Kind, Mode, Names, Number, OptionalPath, Percent, Port, Raw, Seconds, SocketDir,
+    Text, Wrong,
 };
+use crate::listen::Listener;
 use crate::model::{AuthType, PoolMode};
 use crate::pins::{Audit, PinPolicies};
 use crate::problem::{Problem, ProblemKind};
@@ -119,6 +121,9 @@ settings! {
         unix_socket_mode: u32 as Mode = "0777" => fixed;
         /// Connections that may wait to be accepted, per listening socket; listen(2).
         listen_backlog: u32 as Number<1, 65_535> = "128" => fixed;
+        /// Address and port, as in `127.0.0.1:9127`, where `GET /metrics` is answered for Prometheus, without a password;
+        /// empty: nowhere.
+        metrics_listen: Option<Listener> as Endpoint = "" => fixed;
         /// Whether TCP keepalive is on, for clients and servers.
         tcp_keepalive: bool as Flag = "1" => reload;
     }

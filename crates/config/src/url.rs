@@ -118,11 +118,7 @@ fn listen_on(settings: &mut Settings, listen: &[String], problems: &mut Vec<Prob
 
 /// The address as `listen_addr` has it: the port only where it is not `listen_port`.
 fn written(found: &crate::listen::Listener, listen_port: u16) -> String {
-    match (found.port == listen_port, found.host.contains(':')) {
-        (true, _) => found.host.clone(),
-        (false, true) => format!("[{}]:{}", found.host, found.port),
-        (false, false) => format!("{}:{}", found.host, found.port),
-    }
+    if found.port == listen_port { found.host.clone() } else { found.to_string() }
 }
 
 fn problem(key: &str, kind: ProblemKind) -> Problem {

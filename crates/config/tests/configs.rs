@@ -240,6 +240,25 @@ fn what_only_a_restart_changes_is_kept() {
 }
 
 #[test]
+fn an_endpoint_for_metrics_is_an_address_with_a_port() {
+    let both = |address: &str| {
+        let text = format!("metrics_listen = \"{address}\"\n[databases.a]\n");
+        let same = format!("[databases]\na =\n[pgbouncer]\nlisten_addr = *\nmetrics_listen = {address}\n");
+        let (toml, ini) = (toml(&text).settings, ini(&same).settings);
+        assert_eq!(toml.metrics_listen, ini.metrics_listen);
+        toml
+    };
+    assert_eq!((both("").metrics_listen, Settings::default().metrics_listen), (None, None));
+    for (address, host) in [("127.0.0.1:9127", "127.0.0.1"), ("[::1]:9127", "::1"), ("*:9127", "*")] {
+        let settings = both(address);
+        assert_eq!(settings.metrics_listen, Some(Listener { host: host.to_string(), port: 9127 }));
+        let rows = settings.rows();
+        let row = rows.iter().find(|r| r.key == "metrics_listen").expect("it has a row");
+        assert_eq!((row.value.as_str(), row.changeable), (address, false));
+    }
+}
+
+#[test]
 fn a_changed_configuration_can_be_checked_again() {
     let mut config = toml("[databases.a]\n");
     assert!(config.check().is_ok());

@@ -96,6 +96,14 @@ fn one_line_each_in_toml() {
             "listen_addr: nowhere to listen: unix_socket_dir is off too; set it, or an address such as 127.0.0.1",
         ),
         (
+            "metrics_listen = \"127.0.0.1\"",
+            "metrics_listen: expects an address with its port, such as 127.0.0.1:9127 or [::1]:9127, found \"127.0.0.1\"",
+        ),
+        (
+            "metrics_listen = 9127",
+            "metrics_listen: expects an address with its port, such as 127.0.0.1:9127 or [::1]:9127, found 9127",
+        ),
+        (
             "min_pool_size = 30",
             "min_pool_size: the minimum of 30 is above the pool's size of 20; lower the minimum or raise the size",
         ),

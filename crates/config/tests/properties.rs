@@ -27,6 +27,7 @@ const CANDIDATES: &[&str] = &[
     "",
     "localhost",
     "10.1.2.3, ::1",
+    "[::1]:9127",
     "never",
     "listen=error temp=warn",
     "all=ignore sequence=pin",

@@ -65,7 +65,7 @@ pub enum BudgetState {
 
 impl BudgetState {
     /// As shown.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::Ok => "ok",

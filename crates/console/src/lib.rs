@@ -5,6 +5,8 @@
 //! no socket, no clock and no access to any pool: what it shows is a [`Snapshot`] somebody took, and a command that
 //! would change something is returned as [`Want::Run`] for somebody else to carry out. It does not log clients in.
 //!
+//! The same snapshots are what [`metrics()`] tells Prometheus.
+//!
 //! Names, columns, types and error texts follow PgBouncer 1.26 (its manual's chapter "Admin console", its
 //! `src/admin.c` and `src/stats.c`); our own columns come after PgBouncer's. `docs/console.md` lists them all.
 
@@ -16,6 +18,7 @@ mod console;
 mod extended;
 mod holders;
 mod lex;
+mod metrics;
 mod parameters;
 mod read;
 mod render;
@@ -30,6 +33,7 @@ pub use complaint::Failure;
 pub use console::{Access, Console, MESSAGE_MAX, OUTBOX_MAX, QUERY_COMMANDS_MAX, Want};
 pub use extended::{NAME_MAX, PORTALS_MAX, STATEMENTS_MAX};
 pub use holders::{Holder, Leak, PIN_REASONS, Pin, PinCounters, PinStat, STATEMENT_SHOWN_MAX};
+pub use metrics::{METRICS_TYPE, metrics};
 pub use parameters::{Parameter, SERVER_VERSION, VERSION};
 pub use render::{Table, render};
 pub use snapshot::{

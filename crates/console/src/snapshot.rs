@@ -1,10 +1,10 @@
 //! What the pooler knows about itself at one moment, in plain structs with natural types: the input of
-//! [`crate::render()`]. Whoever owns pools and connections fills it in; formatting is the console's business.
+//! [`crate::render()`] and [`crate::metrics()`]. Whoever owns pools and connections fills it in; formatting is the console's business.
 
 use std::time::{Duration, SystemTime};
 
 use crate::budget::BudgetRow;
-use crate::holders::{Leak, Pin, PinStat};
+use crate::holders::{Leak, Pin, PinCounters, PinStat};
 use crate::stats::StatsRow;
 
 /// Everything `SHOW` can show. A caller may fill in only the part that the subject asked for needs.
@@ -81,6 +81,8 @@ pub struct PoolRow {
     pub pool_size: u64,
     /// Servers the pool may have right now: its size, or less where the budget is short.
     pub sv_limit: u64,
+    /// The sum of its rows in `SHOW PIN_STATS`; in the metrics only.
+    pub pin_counters: PinCounters,
 }
 
 /// One connection, of a client or of a server.

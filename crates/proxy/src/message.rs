@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use pgsluice_console::Counters;
+use pgsluice_console::{Counters, PinCounters};
 use pgsluice_pool::{Demand, PoolId, ShedTo};
 use pgsluice_session::{CancelKey, IdleServer, Params, Refusal, Replication, Settings};
 use tokio::sync::oneshot;
@@ -190,4 +190,6 @@ pub(crate) struct PoolShare {
     pub(crate) cleaning: u64,
     pub(crate) oldest: Option<Instant>,
     pub(crate) counters: Counters,
+    /// Over all applications.
+    pub(crate) pins: PinCounters,
 }

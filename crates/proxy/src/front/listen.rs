@@ -1,14 +1,18 @@
-//! Listening sockets, over TCP and in the file system.
+//! Listening sockets, over TCP and in the file system; for metrics over TCP only.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use pgsluice_config::Config;
+use pgsluice_config::{Config, Listener as Address};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::StartError;
 use crate::net::Stream;
+
+/// What to change when an address is not to be had: for clients, for metrics.
+const CLIENTS: &str = "--listen or listen_addr and listen_port";
+const METRICS: &str = "metrics_listen";
 
 /// A listening socket.
 pub(super) enum Listener {
@@ -45,30 +49,39 @@ impl Listener {
 pub(super) fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     let s = &config.settings;
-    for listener in s.listeners() {
-        let bound = bind_tcp(&listener.host, listener.port, s.listen_backlog);
-        let address = format!("{}:{}", listener.host, listener.port);
-        listeners.extend(bound.map_err(|error| StartError::Listen { address, error })?);
+    let failed = |address: String, error| StartError::Listen { address, error, keys: CLIENTS };
+    for address in s.listeners() {
+        let bound = bind_tcp(&address, s.listen_backlog).map_err(|error| failed(address.to_string(), error))?;
+        listeners.extend(bound.into_iter().map(Listener::Tcp));
     }
     if let Some(dir) = &s.unix_socket_dir {
         let path = dir.join(format!(".s.PGSQL.{}", s.listen_port));
         let bound = bind_unix(&path, s.unix_socket_mode);
-        listeners.push(bound.map_err(|error| StartError::Listen { address: path.display().to_string(), error })?);
+        listeners.push(bound.map_err(|error| failed(path.display().to_string(), error))?);
     }
     Ok(listeners)
 }
 
-fn bind_tcp(host: &str, port: u16, backlog: u32) -> io::Result<Vec<Listener>> {
+/// Where metrics are asked for; none if nobody may.
+pub(super) fn bind_metrics(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+    let s = &config.settings;
+    let Some(address) = &s.metrics_listen else { return Ok(Vec::new()) };
+    let failed = |error| StartError::Listen { address: address.to_string(), error, keys: METRICS };
+    bind_tcp(address, s.listen_backlog).map_err(failed)
+}
+
+fn bind_tcp(address: &Address, backlog: u32) -> io::Result<Vec<TcpListener>> {
     use std::net::ToSocketAddrs;
+    let (host, port) = (&*address.host, address.port);
     let addresses: Vec<_> = match host {
         "*" => vec![(std::net::Ipv6Addr::UNSPECIFIED, port).into()],
         name => (name, port).to_socket_addrs()?.collect(),
     };
-    let open = |address: std::net::SocketAddr| -> io::Result<Listener> {
+    let open = |address: std::net::SocketAddr| -> io::Result<TcpListener> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        Ok(Listener::Tcp(socket.listen(backlog)?))
+        socket.listen(backlog)
     };
     let opened: Result<Vec<_>, _> = addresses.into_iter().map(open).collect();
     match opened {

@@ -1,5 +1,5 @@
 //! The front thread: everything that is rare. Clients are accepted and logged in here, servers opened, limits read,
-//! commands of the console carried out, signals heard. Queries never come this way.
+//! commands of the console carried out, metrics told, signals heard. Queries never come this way.
 
 mod accept;
 mod admin;
@@ -12,6 +12,7 @@ mod leaks;
 mod limits;
 mod listen;
 mod login;
+mod metrics;
 mod replication;
 mod show;
 mod shutdown;
@@ -77,6 +78,8 @@ pub enum StartError {
         address: String,
         /// What the system says.
         error: io::Error,
+        /// What to change.
+        keys: &'static str,
     },
     /// A thread or runtime could not be made.
     System(io::Error),
@@ -85,11 +88,8 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen { address, error } => {
-                write!(
-                    f,
-                    "cannot listen on {address}: {error}. Choose another address with --listen or listen_addr and listen_port."
-                )
+            Self::Listen { address, error, keys } => {
+                write!(f, "cannot listen on {address}: {error}. Choose another address with {keys}.")
             }
             Self::System(error) => write!(f, "cannot start a thread: {error}"),
         }
@@ -260,9 +260,11 @@ impl Front {
 
     async fn serve(self: Rc<Self>, mut mailbox: mpsc::UnboundedReceiver<ToFront>) -> Result<(), StartError> {
         let listeners = listen::bind(&self.config())?;
+        let endpoints = listen::bind_metrics(&self.config())?;
         spawn_local(self.clone().watch_signals());
         self.know_clusters();
         self.wait_for_limits().await;
+        self.serve_metrics(endpoints);
         for listener in listeners {
             info!("listening on {}", listener.name());
             let front = self.clone();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use pgsluice_config::Config;
 use pgsluice_console::{
-    Activity, BudgetRow, ConfigRow, Counters as Stats, DatabaseRow, Limits, Lists, Ours, PoolRow, Snapshot, StatsRow,
-    Subject, UserRow, averages,
+    Activity, BudgetRow, ConfigRow, Counters as Stats, DatabaseRow, Limits, Lists, Ours, PinCounters, PoolRow,
+    Snapshot, StatsRow, Subject, UserRow, averages,
 };
 use tokio::sync::oneshot;
 use tracing::info;
@@ -29,7 +29,7 @@ impl Front {
         let state = self.cell.borrow();
         let shares: Vec<_> = workers.iter().flat_map(|w| w.pools.iter().cloned()).collect();
         Snapshot {
-            pools: state.pools.iter().map(|p| pool_row(&state, p, &shares)).chain([console_pool_row(&state)]).collect(),
+            pools: state.pool_rows(&shares),
             clients: workers.iter().flat_map(|w| w.clients.iter().cloned()).collect(),
             servers: workers.iter().flat_map(|w| w.servers.iter().cloned()).collect(),
             stats: state.stats_rows(&shares),
@@ -44,6 +44,19 @@ impl Front {
             pin_stats: leaks::pin_stats(&workers),
             leaks,
             activity: if state.paused_all { Activity::Paused } else { Activity::Active },
+        }
+    }
+
+    /// What the metrics tell: rows as the console shows them.
+    pub(super) async fn show_metrics(&self) -> Snapshot {
+        let shares: Vec<_> = self.ask_workers(false).await.into_iter().flat_map(|w| w.pools).collect();
+        let (config, state) = (self.config(), self.cell.borrow());
+        Snapshot {
+            pools: state.pool_rows(&shares),
+            stats: state.stats_rows(&shares),
+            budget: state.budget_rows(&config, &shares),
+            fleet: state.fleet_rows(),
+            ..Snapshot::default()
         }
     }
 
@@ -135,6 +148,13 @@ impl State {
         rows
     }
 
+    fn pool_rows(&self, shares: &[PoolShare]) -> Vec<PoolRow> {
+        let mut of_pools: Vec<Vec<&PoolShare>> = vec![Vec::new(); self.pools.len()];
+        shares.iter().for_each(|share| of_pools[share.pool.0].push(share));
+        let rows = self.pools.iter().zip(&of_pools).map(|(entry, shares)| pool_row(self, entry, shares));
+        rows.chain([console_pool_row(self)]).collect()
+    }
+
     fn budget_rows(&self, config: &Config, shares: &[PoolShare]) -> Vec<BudgetRow> {
         self.clusters
             .iter()
@@ -183,10 +203,10 @@ fn add(mut sum: Stats, more: &Stats) -> Stats {
     sum
 }
 
-fn pool_row(state: &State, entry: &PoolEntry, shares: &[PoolShare]) -> PoolRow {
+/// `shares` are those of this pool.
+fn pool_row(state: &State, entry: &PoolEntry, shares: &[&PoolShare]) -> PoolRow {
     let spec = &entry.spec;
-    let mine = || shares.iter().filter(|s| s.pool == spec.id);
-    let sum = |f: fn(&PoolShare) -> u64| mine().map(f).sum::<u64>();
+    let sum = |f: fn(&PoolShare) -> u64| shares.iter().map(|share| f(share)).sum::<u64>();
     let waiting = sum(|s| s.waiting);
     let cluster = state.clusters.iter().find(|c| c.address == spec.target.address);
     let budget = cluster.map_or(u32::MAX, |c| state.broker.budget(c.id).servers());
@@ -203,10 +223,11 @@ fn pool_row(state: &State, entry: &PoolEntry, shares: &[PoolShare]) -> PoolRow {
         sv_idle: sum(|s| s.idle),
         sv_tested: sum(|s| s.cleaning),
         sv_login: u64::from(state.broker.pool_connecting(spec.id)),
-        maxwait: mine().filter_map(|s| s.oldest).min().map(|since| since.elapsed()).unwrap_or_default(),
+        maxwait: shares.iter().filter_map(|s| s.oldest).min().map(|since| since.elapsed()).unwrap_or_default(),
         pool_mode: mode_name(spec.pooling).into(),
         pool_size: u64::from(spec.limits.size),
         sv_limit: u64::from(limit),
+        pin_counters: shares.iter().fold(PinCounters::default(), |sum, share| sum.plus(&share.pins)),
         ..PoolRow::default()
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use pgsluice_console::{ConnKind, ConnRow, ConnState, Holder, Leak, Pin, PinCounters, PinStat};
 use pgsluice_pool::PoolId;
-use pgsluice_session::Replication;
+use pgsluice_session::{Replication, StateCounts};
 
 use super::conn::Live;
 use super::slot::{Doing, Slot};
@@ -155,19 +155,23 @@ fn pin_stats(entry: &PoolState) -> impl Iterator<Item = PinStat> + use<'_> {
         database: entry.spec.database.clone(),
         user: entry.spec.target.user.clone(),
         application_name: application.clone(),
-        counters: PinCounters {
-            audits: counts.audits,
-            audit_failures: counts.audit_failures,
-            pins: counts.pinned,
-            reasons: counts.pins,
-            unpins: counts.unpins,
-            replays: counts.replays,
-            replay_failures: counts.replay_failures,
-            refused: counts.refused,
-            warned: counts.warned,
-            ignored: counts.ignored,
-        },
+        counters: pin_counters(counts),
     })
+}
+
+fn pin_counters(counts: &StateCounts) -> PinCounters {
+    PinCounters {
+        audits: counts.audits,
+        audit_failures: counts.audit_failures,
+        pins: counts.pinned,
+        reasons: counts.pins,
+        unpins: counts.unpins,
+        replays: counts.replays,
+        replay_failures: counts.replay_failures,
+        refused: counts.refused,
+        warned: counts.warned,
+        ignored: counts.ignored,
+    }
 }
 
 /// A client and the server it has, if it has one.
@@ -206,6 +210,8 @@ fn share(entry: &PoolState) -> PoolShare {
     counters.client_parse_count = entry.counters.client_parses;
     counters.server_parse_count = entry.counters.server_parses;
     counters.bind_count = entry.counters.binds;
+    let mut pins = StateCounts::default();
+    entry.state_counts.values().for_each(|counts| pins.add(counts));
     PoolShare {
         pool: entry.spec.id,
         clients: entry.clients as u64,
@@ -215,5 +221,6 @@ fn share(entry: &PoolState) -> PoolShare {
         cleaning: entry.cleaning as u64,
         oldest: entry.pool.oldest_wait(),
         counters,
+        pins: pin_counters(&pins),
     }
 }
