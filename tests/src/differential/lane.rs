@@ -191,6 +191,14 @@ impl Lane {
     /// The pooled clients are in the middle of something: new ones take their places.
     pub fn disconnect_pooled(&mut self) {
         self.pooled.iter_mut().for_each(|link| link.0 = None);
+        // What they were doing may go on for a moment: it is not to change the next case's tables.
+        let busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                    AND pid <> pg_backend_pid() AND state <> 'idle'";
+        let start = Instant::now();
+        while self.admin.value(busy) != "0" {
+            assert!(start.elapsed() < BACKEND_END_TIMEOUT, "what the clients left does not end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// What is in the tables when all that was begun is over.

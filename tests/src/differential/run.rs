@@ -198,7 +198,8 @@ fn pooled(lane: &mut Lane, steps: &[Step], traces: &[Trace], limit: Duration) ->
             let (direct, pooled) = (&trace.events[at], &events[at]);
             // What it undoes is told with it, or was before that when the command that failed was ours.
             let is_undone = is_report(pooled) && trace.events[at..].iter().any(is_lost_transaction);
-            is_excused(direct, pooled) || is_undone || is_fetch(steps, direct, pooled)
+            let is_known = is_excused(direct, pooled) || is_fetch(steps, direct, pooled);
+            is_known || is_undone || is_behind_suspended(&trace.events[..at], direct, pooled)
         }) {
             lane.disconnect_pooled();
             return Verdict::Excused;
@@ -307,6 +308,14 @@ fn is_fetch(steps: &[Step], direct: &Event, pooled: &Event) -> bool {
     let fetches = |op: &Op| matches!(op, Op::Parse(_, text, _) if text.starts_with("FETCH "));
     let described = matches!((direct.tag, pooled.tag), (b'n', b'T') | (b'T', b'n'));
     described && steps.iter().flat_map(|s| &s.ops).any(fetches)
+}
+
+/// A portal that changes rows and is suspended: the next statement of its batch does not see the changes, unless there is a Parse
+/// in front of it, as there is for a statement that the server lacks (`exec_parse_message` in `src/backend/tcop/postgres.c`).
+fn is_behind_suspended(before: &[Event], direct: &Event, pooled: &Event) -> bool {
+    let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
+    let suspended = before.iter().any(|event| matches!(event, Event::Reply(reply) if reply.tag == b's'));
+    suspended && matches!((direct.tag, pooled.tag), (b'd', b'd') | (b'D', b'D'))
 }
 
 /// PostgreSQL 18 after messages without Sync, a Query and then a Sync: it says that it is ready, and fails the next command that
