@@ -66,8 +66,13 @@ impl Fake {
 
 fn serve(mut stream: TcpStream, script: Script) -> io::Result<()> {
     const CANCEL: [u8; 4] = 80_877_102_u32.to_be_bytes();
+    const SSL: [u8; 4] = 80_877_103_u32.to_be_bytes();
     stream.set_nodelay(true)?;
-    let startup = read_body(&mut stream)?;
+    let mut startup = read_body(&mut stream)?;
+    if startup == SSL {
+        stream.write_all(b"N")?;
+        startup = read_body(&mut stream)?;
+    }
     if startup.starts_with(&CANCEL) {
         return (script.cancel)(&mut stream);
     }

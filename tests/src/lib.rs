@@ -18,6 +18,7 @@
 //! | `PGSLUICE_STATE_FEATURE` | the only feature of session state to try, see [`session_state`] |
 //! | `PGSLUICE_LONG` | `1`: the load tests run for a minute each, not for seconds |
 
+pub mod certificates;
 pub mod differential;
 pub mod fake;
 pub mod oracle;

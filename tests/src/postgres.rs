@@ -3,6 +3,7 @@
 //! tests do that in SQL.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::certificates::Identity;
+use crate::eventually;
 use crate::process::{Directory, Process, free_port};
 use crate::program;
 use crate::wire::Raw;
@@ -164,6 +167,36 @@ impl Postgres {
     /// The URL that names this cluster for `login`.
     pub fn url(&self, login: Login, database: &str) -> String {
         format!("postgres://{}:{}@127.0.0.1:{}/{database}", login.user, login.password, self.port)
+    }
+
+    /// From now on it speaks TLS, with this certificate; it asks clients for theirs if there is an authority for that.
+    ///
+    /// # Panics
+    /// When it does not take them.
+    pub fn set_tls(&self, identity: &Identity, authority: Option<&Path>) {
+        let copy = |from: &Path, name: &str| {
+            let to = self.data().join(name);
+            std::fs::copy(from, &to).expect("the data directory is writable");
+            // PostgreSQL takes no key that others can read.
+            std::fs::set_permissions(&to, PermissionsExt::from_mode(0o600)).expect("it is ours");
+            own_by_unprivileged(&to);
+        };
+        copy(&identity.cert, "server.pem");
+        copy(&identity.key, "server.key");
+        let mut admin = self.admin("postgres");
+        if let Some(authority) = authority {
+            copy(authority, "authority.pem");
+            admin.run("ALTER SYSTEM SET ssl_ca_file = 'authority.pem'");
+        }
+        admin.run("ALTER SYSTEM SET ssl_cert_file = 'server.pem'");
+        admin.run("ALTER SYSTEM SET ssl_key_file = 'server.key'");
+        admin.run("ALTER SYSTEM SET ssl = on");
+        admin.run("SELECT pg_reload_conf()");
+        let taken = || {
+            let mut fresh = self.admin("postgres");
+            fresh.value("SHOW ssl") == "on"
+        };
+        assert!(eventually(START_TIMEOUT, taken), "PostgreSQL takes no TLS:\n{}", self.log());
     }
 
     /// How many client backends `database` has (all databases when empty), the one that counts left out.

@@ -269,6 +269,10 @@ fn only_3_0(postgres: &Postgres, refusal: Vec<u8>) -> u16 {
             std::thread::spawn(move || -> std::io::Result<()> {
                 let mut startup = vec![0; 8];
                 stream.read_exact(&mut startup)?;
+                if startup == m::ssl_request() {
+                    stream.write_all(b"N")?;
+                    stream.read_exact(&mut startup)?;
+                }
                 if startup[4..8] == V3_2.to_be_bytes() {
                     return stream.write_all(&refusal);
                 }

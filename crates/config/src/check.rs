@@ -6,6 +6,7 @@ use crate::build::Places;
 use crate::document::{Report, entry_path};
 use crate::model::{AuthType, Config, FALLBACK, RESERVED_DATABASES};
 use crate::problem::{Conflict, Problem, ProblemKind, Problems, Warning, WarningKind};
+use crate::tls::SslMode;
 
 impl Config {
     /// Checks a configuration that was changed after it was read, or made without a file.
@@ -34,6 +35,7 @@ pub(crate) fn run(config: &Config, places: &Places, report: &mut Report) {
     check.pool_sizes();
     check.thresholds();
     check.fleet();
+    check.tls();
     check.users();
 }
 
@@ -152,6 +154,41 @@ impl Check<'_> {
         let settings = &self.config.settings;
         if !settings.fleet.is_empty() && settings.fleet_dbname.is_empty() {
             self.conflict("fleet_dbname", Conflict::FleetWithoutDatabase);
+        }
+    }
+
+    fn tls(&mut self) {
+        let settings = &self.config.settings;
+        let client = settings.client_tls_sslmode;
+        let pairs = [
+            (
+                "client_tls_cert_file",
+                &settings.client_tls_cert_file,
+                "client_tls_key_file",
+                &settings.client_tls_key_file,
+            ),
+            (
+                "server_tls_cert_file",
+                &settings.server_tls_cert_file,
+                "server_tls_key_file",
+                &settings.server_tls_key_file,
+            ),
+        ];
+        for (cert_key, cert, key_key, key) in pairs {
+            match (cert, key) {
+                (Some(_), None) => self.conflict(cert_key, Conflict::TlsHalf(key_key)),
+                (None, Some(_)) => self.conflict(key_key, Conflict::TlsHalf(cert_key)),
+                (None, None) if client != SslMode::Disable && cert_key == "client_tls_cert_file" => {
+                    self.conflict("client_tls_sslmode", Conflict::TlsWithoutCertificate);
+                }
+                _ => {}
+            }
+        }
+        if client.verifies() && settings.client_tls_ca_file.is_none() {
+            self.conflict("client_tls_sslmode", Conflict::TlsWithoutAuthority("client_tls_ca_file"));
+        }
+        if settings.server_tls_sslmode.verifies() && settings.server_tls_ca_file.is_none() {
+            self.conflict("server_tls_sslmode", Conflict::TlsWithoutAuthority("server_tls_ca_file"));
         }
     }
 

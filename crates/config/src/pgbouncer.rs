@@ -12,8 +12,6 @@ pub(crate) enum Verdict {
     Refused(&'static str),
 }
 
-const NO_TLS: &str = "TLS is not supported yet, and this file asks for it; set disable (or allow, prefer), or keep \
-                      pgsluice on the same host as what it talks to";
 const NO_AUTH_QUERY: &str = "looking users up in the database is not supported yet; list them in auth_file and remove \
                              this key";
 const NO_EXEC_BAN: &str = "refusing simple queries is not supported, and this file asks for it; remove this key";
@@ -23,11 +21,6 @@ const NO_SETUID: &str = "pgsluice does not change its user; start it as that use
 pub(crate) fn setting(key: &str, value: &str) -> Option<Verdict> {
     let value = value.to_ascii_lowercase();
     Some(match key {
-        "client_tls_sslmode" | "server_tls_sslmode" => match value.as_str() {
-            "disable" => Verdict::Agreed,
-            "allow" | "prefer" => Verdict::Dropped,
-            _ => Verdict::Refused(NO_TLS),
-        },
         "auth_user" | "auth_query" => unless_empty(&value, NO_AUTH_QUERY),
         "user" => unless_empty(&value, NO_SETUID),
         "disable_pqexec" => unless_empty(&value, NO_EXEC_BAN),
@@ -57,8 +50,7 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
 }
 
 /// Keys whose value decides whether the file is refused.
-const REFUSED: &[&str] =
-    &["auth_query", "auth_user", "client_tls_sslmode", "disable_pqexec", "server_tls_sslmode", "user"];
+const REFUSED: &[&str] = &["auth_query", "auth_user", "disable_pqexec", "user"];
 
 /// Every key of `[pgbouncer]` that is dropped with a warning.
 const DROPPED: &[&str] = &[
@@ -69,13 +61,9 @@ const DROPPED: &[&str] = &[
     "auth_ldap_options",
     "autodb_idle_timeout",
     "client_tls13_ciphers",
-    "client_tls_ca_file",
-    "client_tls_cert_file",
     "client_tls_ciphers",
     "client_tls_dheparams",
     "client_tls_ecdhcurve",
-    "client_tls_key_file",
-    "client_tls_protocols",
     "conffile",
     "dns_max_ttl",
     "dns_nxdomain_ttl",
@@ -95,11 +83,7 @@ const DROPPED: &[&str] = &[
     "server_fast_close",
     "server_reset_query_always",
     "server_tls13_ciphers",
-    "server_tls_ca_file",
-    "server_tls_cert_file",
     "server_tls_ciphers",
-    "server_tls_key_file",
-    "server_tls_protocols",
     "service_name",
     "so_reuseport",
     "suspend_timeout",
@@ -134,13 +118,6 @@ mod tests {
 
     #[test]
     fn protection_asked_for_is_refused() {
-        for key in ["client_tls_sslmode", "server_tls_sslmode"] {
-            for strict in ["require", "verify-ca", "VERIFY-FULL", "nonsense", ""] {
-                assert!(matches!(setting(key, strict), Some(Verdict::Refused(_))), "{key}={strict}");
-            }
-            assert_eq!(setting(key, "prefer"), Some(Verdict::Dropped));
-            assert_eq!(setting(key, "disable"), Some(Verdict::Agreed));
-        }
         assert!(matches!(setting("auth_user", "pgbouncer"), Some(Verdict::Refused(_))));
         assert!(matches!(setting("disable_pqexec", "1"), Some(Verdict::Refused(_))));
         assert!(matches!(setting("user", "postgres"), Some(Verdict::Refused(_))));

@@ -87,6 +87,13 @@ pub enum ProblemKind {
     },
     /// Two parts of the configuration contradict each other.
     Conflict(Conflict),
+    /// A file that the key names is of no use.
+    BadFile {
+        /// The file; empty if it is the value that is of none.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
 }
 
 /// How a line breaks the grammar of pgbouncer.ini, userlist.txt or a URL.
@@ -154,6 +161,12 @@ pub enum Conflict {
     WarningAboveCritical,
     /// A fleet, and fleet_dbname is empty.
     FleetWithoutDatabase,
+    /// TLS for clients without the certificate or key that it takes.
+    TlsWithoutCertificate,
+    /// A certificate without a key, or the reverse: the other setting.
+    TlsHalf(&'static str),
+    /// Certificates are to be verified, and there is no authority: the setting.
+    TlsWithoutAuthority(&'static str),
     /// No password is asked for, and the address can be reached from elsewhere.
     TrustOnNetwork(String),
 }
@@ -269,6 +282,8 @@ impl fmt::Display for ProblemKind {
             Self::OutOfRange { found, min, max } => write!(f, "{found} is out of range; allowed: {min} to {max}"),
             Self::NotAllowed { found, allowed } => write!(f, "{found} is not allowed; allowed: {}", allowed.join(", ")),
             Self::Unsupported(instead) => f.write_str(instead),
+            Self::BadFile { path, why } if path.as_os_str().is_empty() => f.write_str(why),
+            Self::BadFile { path, why } => write!(f, "{}: {why}", path.display()),
             Self::Duplicate { first } => write!(f, "given before, in line {first}; remove one of the two"),
             Self::Conflict(conflict) => conflict.fmt(f),
         }
@@ -320,6 +335,13 @@ impl fmt::Display for Conflict {
             Self::FleetWithoutDatabase => f.write_str(
                 "a fleet needs a database to meet on; name one, such as postgres, the same for all instances",
             ),
+            Self::TlsWithoutCertificate => {
+                f.write_str("TLS for clients needs client_tls_cert_file and client_tls_key_file; set both, or disable")
+            }
+            Self::TlsHalf(other) => write!(f, "a certificate and its key go together; set {other}"),
+            Self::TlsWithoutAuthority(key) => {
+                write!(f, "certificates cannot be verified without an authority; set {key}")
+            }
             Self::TrustOnNetwork(address) => write!(
                 f,
                 "without a password in the URL everybody who can reach {} could log in; listen on 127.0.0.1 or a Unix \

@@ -13,6 +13,7 @@ use crate::listen::Listener;
 use crate::model::{AuthType, PoolMode};
 use crate::pins::{Audit, PinPolicies};
 use crate::problem::{Problem, ProblemKind};
+use crate::tls::{SslMode, TlsProtocols};
 
 /// Which of the two file formats, each with its own defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +185,30 @@ settings! {
         stats_users: Vec<String> as Names = "" => reload;
         /// Iterations of SCRAM secrets made from plain passwords.
         scram_iterations: u32 as Number<1, 1_000_000> = "4096" => reload;
+    }
+    "TLS" {
+        /// Whether clients over TCP may or must use TLS: disable, allow or prefer (who wants to), require (all must), verify-ca or
+        /// verify-full (all must, with a certificate that client_tls_ca_file vouches for).
+        client_tls_sslmode: SslMode as SslMode = "disable" => reload;
+        /// Our certificate for clients, with those between it and its authority's behind it, in PEM; read again when it changes.
+        client_tls_cert_file: Option<PathBuf> as OptionalPath = "" => reload;
+        /// Its private key, in PEM, not encrypted.
+        client_tls_key_file: Option<PathBuf> as OptionalPath = "" => reload;
+        /// Certificates of the authorities that may have signed clients' certificates, in PEM.
+        client_tls_ca_file: Option<PathBuf> as OptionalPath = "" => reload;
+        /// Versions of TLS for clients: secure (all that are), tlsv1.2, tlsv1.3.
+        client_tls_protocols: TlsProtocols as TlsProtocols = "secure" => reload;
+        /// Whether TCP connections to PostgreSQL use TLS: disable, allow or prefer (if it can), require (else they fail), verify-ca
+        /// (and its certificate has to be signed by one of server_tls_ca_file), verify-full (and be for the host's name).
+        server_tls_sslmode: SslMode as SslMode = "prefer" => reload;
+        /// Certificates of the authorities that may have signed PostgreSQL's, in PEM.
+        server_tls_ca_file: Option<PathBuf> as OptionalPath = "" => reload;
+        /// Our certificate for PostgreSQL, in PEM; empty: none.
+        server_tls_cert_file: Option<PathBuf> as OptionalPath = "" => reload;
+        /// Its private key, in PEM, not encrypted.
+        server_tls_key_file: Option<PathBuf> as OptionalPath = "" => reload;
+        /// Versions of TLS for PostgreSQL: secure (all that are), tlsv1.2, tlsv1.3.
+        server_tls_protocols: TlsProtocols as TlsProtocols = "secure" => reload;
     }
     "Logging" {
         /// Whether logins are logged.

@@ -2,6 +2,7 @@
 //! libpq's (manual section 34.1.1.2, connection URIs) for one host.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::check::{is_local, is_reserved};
 use crate::listen::listener;
@@ -9,13 +10,12 @@ use crate::model::{AuthType, Config, Database, FALLBACK, User};
 use crate::problem::{Conflict, Problem, ProblemKind, Problems, Syntax};
 use crate::secret::Secret;
 use crate::settings::Settings;
+use crate::tls::SslMode;
 
 /// Where the URL's configuration listens if nothing is said.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:6432";
 
-const PARAMETERS: [&str; 4] = ["application_name", "host", "port", "sslmode"];
-const SSLMODES: &[&str] = &["disable", "allow", "prefer"];
-const NO_TLS: &str = "TLS is not supported yet, and this URL asks for it; allowed: disable, allow, prefer";
+const PARAMETERS: [&str; 7] = ["application_name", "host", "port", "sslcert", "sslkey", "sslmode", "sslrootcert"];
 
 /// A PostgreSQL server, a database and a user on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,14 @@ pub struct Url {
     pub password: Option<Secret>,
     /// `?application_name=`.
     pub application_name: Option<String>,
+    /// `?sslmode=`: `server_tls_sslmode`.
+    pub sslmode: SslMode,
+    /// `?sslrootcert=`: `server_tls_ca_file`.
+    pub sslrootcert: Option<PathBuf>,
+    /// `?sslcert=`: `server_tls_cert_file`.
+    pub sslcert: Option<PathBuf>,
+    /// `?sslkey=`: `server_tls_key_file`.
+    pub sslkey: Option<PathBuf>,
 }
 
 /// Reads a `postgres://` or `postgresql://` URL.
@@ -69,6 +77,10 @@ pub fn config_from_url(url: &Url, listen: &[String]) -> Result<Config, Problems>
     settings.auth_type = if url.password.is_some() { AuthType::ScramSha256 } else { AuthType::Trust };
     let default = [LISTEN_DEFAULT.to_string()];
     listen_on(&mut settings, if listen.is_empty() { &default } else { listen }, &mut problems);
+    settings.server_tls_sslmode = url.sslmode;
+    settings.server_tls_ca_file.clone_from(&url.sslrootcert);
+    settings.server_tls_cert_file.clone_from(&url.sslcert);
+    settings.server_tls_key_file.clone_from(&url.sslkey);
     if is_reserved(&url.dbname) {
         problems.push(problem("dbname", ProblemKind::Conflict(Conflict::ReservedName)));
     }
@@ -134,6 +146,10 @@ struct Reading {
     user: String,
     password: Option<Secret>,
     application_name: Option<String>,
+    sslmode: Option<SslMode>,
+    sslrootcert: Option<PathBuf>,
+    sslcert: Option<PathBuf>,
+    sslkey: Option<PathBuf>,
     problems: Vec<Problem>,
 }
 
@@ -191,8 +207,13 @@ impl Reading {
             "application_name" => self.application_name = Some(value).filter(|v| !v.is_empty()),
             "host" => self.host = value,
             "port" => self.port(&value),
-            "sslmode" if SSLMODES.contains(&value.as_str()) => {}
-            "sslmode" => self.blame("sslmode", ProblemKind::Unsupported(NO_TLS)),
+            "sslmode" => match SslMode::from_str(&value) {
+                Ok(mode) => self.sslmode = Some(mode),
+                Err(_) => self.blame("sslmode", ProblemKind::NotAllowed { found: value, allowed: SslMode::NAMES }),
+            },
+            "sslrootcert" => self.sslrootcert = path(value),
+            "sslcert" => self.sslcert = path(value),
+            "sslkey" => self.sslkey = path(value),
             _ => self.blame(key, ProblemKind::unknown_among(key, PARAMETERS.to_vec())),
         }
     }
@@ -217,8 +238,16 @@ impl Reading {
             user: self.user,
             password: self.password,
             application_name: self.application_name,
+            sslmode: self.sslmode.unwrap_or(SslMode::Prefer),
+            sslrootcert: self.sslrootcert,
+            sslcert: self.sslcert,
+            sslkey: self.sslkey,
         })
     }
+}
+
+fn path(text: String) -> Option<PathBuf> {
+    Some(text).filter(|text| !text.is_empty()).map(PathBuf::from)
 }
 
 fn percent_decode(text: &str) -> Option<String> {

@@ -311,10 +311,13 @@ fn wrong_urls() {
         ("postgres://u@[::1/d", "host: expects one host, such as db.example.org:5432 or [::1]:5432"),
         ("postgres://u@[::1]x/d", "host: expects one host, such as db.example.org:5432 or [::1]:5432"),
         (
-            "postgres://u@h/d?sslmode=require",
-            "sslmode: TLS is not supported yet, and this URL asks for it; allowed: disable, allow, prefer",
+            "postgres://u@h/d?sslmode=always",
+            "sslmode: always is not allowed; allowed: disable, allow, prefer, require, verify-ca, verify-full",
         ),
-        ("postgres://u@h/d?colour=1", "colour: unknown key; allowed: application_name, host, port, sslmode"),
+        (
+            "postgres://u@h/d?colour=1",
+            "colour: unknown key; allowed: application_name, host, port, sslcert, sslkey, sslmode, sslrootcert",
+        ),
         ("postgres://u@h/d?sslmod=1", "sslmod: unknown key; did you mean sslmode?"),
         ("postgres://u@h/d?x", "URL: expects parameters such as ?application_name=app"),
     ] {

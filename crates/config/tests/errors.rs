@@ -123,8 +123,15 @@ fn one_line_each_in_toml() {
         ("so_reuseport = 1", "so_reuseport: PgBouncer's setting is not supported yet; remove it"),
         (
             "client_tls_sslmode = \"require\"",
-            "client_tls_sslmode: TLS is not supported yet, and this file asks for it; set disable (or allow, prefer), \
-             or keep pgsluice on the same host as what it talks to",
+            "client_tls_sslmode: TLS for clients needs client_tls_cert_file and client_tls_key_file; set both, or disable",
+        ),
+        (
+            "server_tls_cert_file = \"own.pem\"",
+            "server_tls_cert_file: a certificate and its key go together; set server_tls_key_file",
+        ),
+        (
+            "client_tls_protocols = \"tlsv1.1\"",
+            "client_tls_protocols: TLS 1.0 and 1.1 are broken and not supported; allowed: secure, tlsv1.2, tlsv1.3",
         ),
     ] {
         let text = if line.starts_with('[') { format!("{DATABASE}{line}") } else { format!("\n{line}\n{DATABASE}") };
@@ -257,8 +264,7 @@ fn one_line_each_in_ini() {
         ),
         (
             "server_tls_sslmode = verify-full",
-            "server_tls_sslmode: TLS is not supported yet, and this file asks for it; set disable (or allow, prefer), \
-             or keep pgsluice on the same host as what it talks to",
+            "server_tls_sslmode: certificates cannot be verified without an authority; set server_tls_ca_file",
         ),
     ] {
         let found = ini(&format!("[pgbouncer]\n{line}\n[databases]\na =\n"));
@@ -276,7 +282,7 @@ fn one_line_each_in_ini() {
 fn warnings_name_what_is_dropped() {
     let text = "[databases]\na = load_balance_hosts=disable password=x\n[users]\nu = max_user_client_connections=5\n\
                 [peers]\n1 = host=a\n[pgbouncer]\nso_reuseport = 1\ndns_max_ttl = 5\nsyslog = 0\n\
-                server_tls_sslmode = prefer\nadmin_users = root\nauth_type = trust\nlisten_addr = 127.0.0.1, *\n";
+                server_tls_ciphers = fast\nadmin_users = root\nauth_type = trust\nlisten_addr = 127.0.0.1, *\n";
     let dropped = "PgBouncer's setting is not supported yet; going on without it";
     assert_eq!(
         ini_warnings(text),
@@ -287,7 +293,7 @@ fn warnings_name_what_is_dropped() {
             format!("pgbouncer.ini:6: peers.1: {dropped}"),
             format!("pgbouncer.ini:8: so_reuseport: {dropped}"),
             format!("pgbouncer.ini:9: dns_max_ttl: {dropped}"),
-            format!("pgbouncer.ini:11: server_tls_sslmode: {dropped}"),
+            format!("pgbouncer.ini:11: server_tls_ciphers: {dropped}"),
             "pgbouncer.ini:12: admin_users: \"root\" is not among the users and cannot log in".to_string(),
             "pgbouncer.ini:13: auth_type: everybody who can reach \"*\" can log in without a password".to_string(),
         ]

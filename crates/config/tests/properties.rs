@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use pgsluice_config::{Config, Dialect, SETTINGS, Settings, parse_ini, parse_toml, parse_url};
+use pgsluice_config::{Config, Dialect, SETTINGS, Settings, SslMode, parse_ini, parse_toml, parse_url};
 use proptest::prelude::*;
 
 /// Values of which every kind of setting takes some.
@@ -29,6 +29,8 @@ const CANDIDATES: &[&str] = &[
     "10.1.2.3, ::1",
     "[::1]:9127",
     "never",
+    "require",
+    "tlsv1.3",
     "listen=error temp=warn",
     "all=ignore sequence=pin",
 ];
@@ -45,6 +47,10 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         // Not in question here: a file to read, and contradictions.
         settings.auth_file = None;
         settings.min_pool_size = 0;
+        settings.client_tls_sslmode = SslMode::Disable;
+        settings.server_tls_sslmode = settings.server_tls_sslmode.min(SslMode::Require);
+        (settings.client_tls_cert_file, settings.client_tls_key_file) = (None, None);
+        (settings.server_tls_cert_file, settings.server_tls_key_file) = (None, None);
         settings.budget_critical = 100;
         settings.fleet_dbname = "postgres".to_string();
         settings.listen_addr = vec!["localhost".to_string(), "::1".to_string()];

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
-use pgsluice_config::{Config, PoolMode, Problems, Warning};
+use pgsluice_config::{Config, PoolMode, Problem, Problems, Warning};
 use pgsluice_proxy::Source;
 
 /// Exit code for a configuration that cannot be used.
@@ -34,6 +34,9 @@ fn check(file: &Path) -> ExitCode {
     match pgsluice_config::load(file) {
         Ok((config, warnings)) => {
             warnings.iter().for_each(|warning| eprintln!("{warning}"));
+            if let Err(problem) = pgsluice_proxy::check_tls(&config.settings) {
+                return complain(&Problems(vec![Problem { file: Some(file.into()), ..problem }]));
+            }
             println!("{}: ok, {} databases, {} users", file.display(), config.databases.len(), config.users.len());
             ExitCode::SUCCESS
         }

@@ -9,6 +9,7 @@ mod front;
 mod message;
 mod net;
 mod spec;
+mod tls;
 mod worker;
 
-pub use front::{Source, StartError, run};
+pub use front::{Source, StartError, check_tls, run};

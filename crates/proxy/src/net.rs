@@ -3,12 +3,14 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use crate::tls::{self, TlsStream};
 
 /// Idle time before TCP keepalive probes begin.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -18,6 +20,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream>),
 }
 
 /// A connection on its way from one thread to another.
@@ -25,6 +28,7 @@ pub(crate) enum Stream {
 pub(crate) enum Parcel {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
+    Tls(Box<(Parcel, tls::State)>),
 }
 
 /// Where a connection comes from or goes to, for people.
@@ -32,6 +36,8 @@ pub(crate) enum Parcel {
 pub(crate) struct Ends {
     pub(crate) peer: (String, u16),
     pub(crate) local: (String, u16),
+    /// Version and cipher of TLS; empty without.
+    pub(crate) tls: String,
 }
 
 impl Stream {
@@ -39,6 +45,16 @@ impl Stream {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => loop {
+                match s.try_read(buf.initialize_unfilled()) {
+                    Ok(n) => {
+                        buf.advance(n);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(s.socket().poll_read_ready(cx))?,
+                    Err(e) => return Poll::Ready(Err(e)),
+                }
+            },
         }
     }
 
@@ -53,6 +69,12 @@ impl Stream {
             (Self::Tcp(s), many) => Pin::new(s).poll_write_vectored(cx, many),
             (Self::Unix(s), [one]) => Pin::new(s).poll_write(cx, one),
             (Self::Unix(s), many) => Pin::new(s).poll_write_vectored(cx, many),
+            (Self::Tls(s), many) => loop {
+                match s.try_write(many) {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(s.socket().poll_write_ready(cx))?,
+                    result => return Poll::Ready(result),
+                }
+            },
         }
     }
 
@@ -61,6 +83,16 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.poll_read_ready(cx),
             Self::Unix(s) => s.poll_read_ready(cx),
+            Self::Tls(s) if s.has_plaintext() => Poll::Ready(Ok(())),
+            Self::Tls(s) => s.socket().poll_read_ready(cx),
+        }
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(s) => s.poll_write_ready(cx),
+            Self::Unix(s) => s.poll_write_ready(cx),
+            Self::Tls(s) => s.socket().poll_write_ready(cx),
         }
     }
 
@@ -68,6 +100,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.try_read(buf),
             Self::Unix(s) => s.try_read(buf),
+            Self::Tls(s) => s.try_read(buf),
         }
     }
 
@@ -75,6 +108,15 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
+            Self::Tls(s) => s.try_write(&[IoSlice::new(bytes)]),
+        }
+    }
+
+    pub(crate) fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.try_write_vectored(bufs),
+            Self::Unix(s) => s.try_write_vectored(bufs),
+            Self::Tls(s) => s.try_write(bufs),
         }
     }
 
@@ -82,6 +124,8 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.readable().await,
             Self::Unix(s) => s.readable().await,
+            // Nobody waits for it before a read has come to its end.
+            Self::Tls(s) => Box::pin(s.socket().readable()).await,
         }
     }
 
@@ -89,6 +133,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.writable().await,
             Self::Unix(s) => s.writable().await,
+            Self::Tls(s) => Box::pin(s.socket().writable()).await,
         }
     }
 
@@ -129,6 +174,9 @@ impl Stream {
 
     /// No delay for small messages, and probes for peers that vanished without a word.
     pub(crate) fn tune(&self, keepalive: bool) {
+        if let Self::Tls(s) = self {
+            return s.socket().tune(keepalive);
+        }
         if let Self::Tcp(s) = self {
             // A socket that takes no option still works: nothing to do about it.
             let _ = s.set_nodelay(true);
@@ -141,8 +189,16 @@ impl Stream {
     pub(crate) fn ends(&self) -> Ends {
         let text = |a: io::Result<SocketAddr>| a.map_or(("?".into(), 0), |a| (a.ip().to_string(), a.port()));
         match self {
-            Self::Tcp(s) => Ends { peer: text(s.peer_addr()), local: text(s.local_addr()) },
-            Self::Unix(_) => Ends { peer: ("unix".into(), 0), local: ("unix".into(), 0) },
+            Self::Tcp(s) => Ends { peer: text(s.peer_addr()), local: text(s.local_addr()), tls: String::new() },
+            Self::Tls(s) => Ends { tls: s.describe(), ..s.socket().ends() },
+            Self::Unix(_) => Ends { peer: ("unix".into(), 0), local: ("unix".into(), 0), tls: String::new() },
+        }
+    }
+
+    /// To be called before it is dropped: the other side is told, if the transport has a word for it.
+    pub(crate) fn say_goodbye(&self) {
+        if let Self::Tls(s) = self {
+            s.say_goodbye();
         }
     }
 
@@ -151,6 +207,10 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.into_std().map(Parcel::Tcp),
             Self::Unix(s) => s.into_std().map(Parcel::Unix),
+            Self::Tls(s) => {
+                let (socket, state) = s.into_parts();
+                Ok(Parcel::Tls(Box::new((socket.pack()?, state))))
+            }
         }
     }
 }
@@ -161,6 +221,10 @@ impl Parcel {
         match self {
             Self::Tcp(s) => TcpStream::from_std(s).map(Stream::Tcp),
             Self::Unix(s) => UnixStream::from_std(s).map(Stream::Unix),
+            Self::Tls(parts) => {
+                let (socket, state) = *parts;
+                Ok(Stream::Tls(Box::new(TlsStream::new(socket.unpack()?, state))))
+            }
         }
     }
 }

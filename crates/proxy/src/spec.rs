@@ -1,10 +1,11 @@
 //! What a worker has to know of a pool, resolved from the configuration once.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pgsluice_auth::Secret;
-use pgsluice_config::{Config, Database, PoolMode};
+use pgsluice_config::{Config, Database, PoolMode, SslMode, TlsProtocols};
 use pgsluice_pool::{PoolId, PoolLimits};
 use pgsluice_session::{Audit, PinPolicy, PinReason, Pooling, ServerCredential, Settings, Tracking};
 
@@ -30,7 +31,12 @@ pub(crate) struct Target {
     pub(crate) secret: Option<pgsluice_config::Secret>,
     pub(crate) params: Vec<(&'static str, String)>,
     pub(crate) connect_query: Option<String>,
+    /// Servers that were opened with another one are obsolete.
+    pub(crate) tls: ServerTls,
 }
+
+/// How connections to servers are to be encrypted, as configured: mode, versions, and files of authorities, certificate and key.
+pub(crate) type ServerTls = (SslMode, TlsProtocols, [Option<PathBuf>; 3]);
 
 impl Target {
     pub(crate) fn credential(&self, known: Option<pgsluice_auth::SaltedKeys>) -> ServerCredential {
@@ -151,7 +157,13 @@ pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &st
         secret,
         params: params.into_iter().filter_map(|(n, v)| v.clone().map(|v| (n, v))).collect(),
         connect_query: database.connect_query.clone(),
+        tls: server_tls(&config.settings),
     }
+}
+
+fn server_tls(settings: &pgsluice_config::Settings) -> ServerTls {
+    let files = [&settings.server_tls_ca_file, &settings.server_tls_cert_file, &settings.server_tls_key_file];
+    (settings.server_tls_sslmode, settings.server_tls_protocols, files.map(Clone::clone))
 }
 
 /// How the state of a pool's sessions is followed.

@@ -5,7 +5,8 @@
 
 use pgsluice_auth::{MECHANISM, ScramServer, Secret, verify_md5, verify_plain};
 use pgsluice_wire::{
-    BackendWriter, HEAD_LEN, Head, Malformed, PROTOCOL_3_2, SaslInitial, Startup, StartupParams, tag::frontend,
+    BackendWriter, BadStartup, HEAD_LEN, Head, Malformed, PROTOCOL_3_2, SSL_CODE, SaslInitial, Startup, StartupParams,
+    tag::frontend,
 };
 
 use crate::error::{Refusal, StartupFault, Violation};
@@ -15,6 +16,8 @@ use crate::identity::Identity;
 const PASSWORD_MAX: usize = 65_535;
 /// SSLRequest and GSSENCRequest a client may send, each.
 const ENCRYPTION_REQUESTS_MAX: u32 = 2;
+/// What TLS begins with: the type of its handshake's records.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a client has to prove.
 #[derive(Debug)]
@@ -34,6 +37,9 @@ pub enum AuthMethod {
 pub enum LoginWant {
     /// More bytes.
     More,
+    /// To be encrypted: the client is told so by what is to be sent to it, and nothing of its was read since; or it has begun with TLS
+    /// without asking (PostgreSQL 17), and all of the input is that.
+    Encryption,
     /// To be told how this client is authenticated.
     Method,
     /// A cancel request was received; nothing is answered.
@@ -58,21 +64,46 @@ enum State {
     Done,
 }
 
+/// What becomes of a client's request for TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tls {
+    Declined,
+    Offered,
+    /// All that comes and goes is encrypted.
+    InForce,
+}
+
 /// A login under way.
 #[derive(Debug)]
 pub struct ClientLogin {
     state: State,
+    tls: Tls,
     encryption_requests: u32,
     identity: Identity,
 }
 
 impl Default for ClientLogin {
     fn default() -> Self {
-        Self { state: State::Startup, encryption_requests: 0, identity: Identity::default() }
+        Self { state: State::Startup, tls: Tls::Declined, encryption_requests: 0, identity: Identity::default() }
     }
 }
 
 impl ClientLogin {
+    /// A client that asks for TLS gets it.
+    pub fn offering_tls() -> Self {
+        Self { tls: Tls::Offered, ..Self::default() }
+    }
+
+    /// Answers [`LoginWant::Encryption`]; or the client has begun with TLS. What is read from now on was encrypted.
+    pub fn set_encrypted(&mut self) {
+        self.tls = Tls::InForce;
+    }
+
+    /// Is it encrypted?
+    pub fn is_encrypted(&self) -> bool {
+        self.tls == Tls::InForce
+    }
+
     /// Who it is; meaningful from [`LoginWant::Method`] on.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -87,6 +118,14 @@ impl ClientLogin {
         loop {
             let rest = &input[at..];
             let want = match self.state {
+                // No length of a first message begins like this.
+                State::Startup
+                    if self.tls == Tls::Offered
+                        && self.encryption_requests == 0
+                        && rest.first() == Some(&TLS_HANDSHAKE) =>
+                {
+                    LoginWant::Encryption
+                }
                 State::Startup => match Startup::read(rest).map_err(StartupFault::Message)? {
                     None => LoginWant::More,
                     Some((message, len)) => {
@@ -148,8 +187,18 @@ impl ClientLogin {
                 if !rest.is_empty() || self.encryption_requests > 2 * ENCRYPTION_REQUESTS_MAX {
                     return Err(Refusal::Unencrypted);
                 }
-                out.push(b'N');
-                Ok(None)
+                match (message, self.tls) {
+                    // A layer in a layer is, to PostgreSQL, a protocol that it does not know.
+                    (_, Tls::InForce) => Err(StartupFault::Message(BadStartup::Version(SSL_CODE)).into()),
+                    (Startup::SslRequest, Tls::Offered) => {
+                        out.push(b'S');
+                        Ok(Some(LoginWant::Encryption))
+                    }
+                    _ => {
+                        out.push(b'N');
+                        Ok(None)
+                    }
+                }
             }
             Startup::Cancel { pid, secret } => Ok(Some(LoginWant::Cancel { pid, secret: secret.into() })),
             Startup::Message { version, params } => {
@@ -221,7 +270,7 @@ fn negotiate(version: u32, params: &StartupParams<'_>, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgsluice_wire::{FrontendWriter, GSSENC_CODE, NegotiateVersion, PROTOCOL_3_0, SSL_CODE};
+    use pgsluice_wire::{FrontendWriter, GSSENC_CODE, NegotiateVersion, PROTOCOL_3_0};
 
     fn startup(params: &[(&str, &str)]) -> Vec<u8> {
         let mut m = Vec::new();
@@ -250,6 +299,33 @@ mod tests {
         assert_eq!(identity.settings.get("app.tenant"), Some("7"));
         login.authenticate(AuthMethod::Trust, &mut out);
         assert_eq!(login.handle(b"Qrest", &mut out), Ok((0, LoginWant::Done)));
+    }
+
+    #[test]
+    fn tls_is_begun_once_where_it_is_offered() {
+        let mut login = ClientLogin::offering_tls();
+        let mut out = Vec::new();
+        assert_eq!(login.handle(&request(GSSENC_CODE), &mut out), Ok((8, LoginWant::More)));
+        assert_eq!(login.handle(&request(SSL_CODE), &mut out), Ok((8, LoginWant::Encryption)));
+        assert_eq!((out.as_slice(), login.is_encrypted()), (&b"NS"[..], false));
+        login.set_encrypted();
+        let again = login.handle(&request(SSL_CODE), &mut out);
+        assert_eq!(again, Err(StartupFault::Message(BadStartup::Version(SSL_CODE)).into()));
+        assert!(login.is_encrypted());
+    }
+
+    #[test]
+    fn tls_may_be_begun_without_asking_where_it_is_offered() {
+        let hello = [TLS_HANDSHAKE, 3, 1, 2, 0];
+        let begin = |mut login: ClientLogin| login.handle(&hello, &mut Vec::new());
+        assert_eq!(begin(ClientLogin::offering_tls()), Ok((0, LoginWant::Encryption)));
+        assert!(begin(ClientLogin::default()).is_err());
+        let mut late = ClientLogin::offering_tls();
+        assert_eq!(late.handle(&request(GSSENC_CODE), &mut Vec::new()), Ok((8, LoginWant::More)));
+        assert!(begin(late).is_err(), "it is the first thing or nothing");
+        let mut encrypted = ClientLogin::offering_tls();
+        encrypted.set_encrypted();
+        assert!(begin(encrypted).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Each writer appends to a `Vec<u8>` that the caller owns and reuses.
 
 use crate::backend::TxStatus;
-use crate::startup::CANCEL_CODE;
+use crate::startup::{CANCEL_CODE, SSL_CODE};
 use crate::tag::{backend, frontend};
 
 /// Severity of an ErrorResponse or NoticeResponse.
@@ -238,6 +238,11 @@ impl BackendWriter<'_> {
 pub struct FrontendWriter<'a>(pub &'a mut Vec<u8>);
 
 impl FrontendWriter<'_> {
+    /// SSLRequest: the server is asked for TLS.
+    pub fn ssl_request(&mut self) {
+        sized(self.0, |out| out.extend(SSL_CODE.to_be_bytes()));
+    }
+
     /// StartupMessage.
     pub fn startup<'p>(&mut self, version: u32, params: impl IntoIterator<Item = (&'p [u8], &'p [u8])>) {
         sized(self.0, |out| {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgsluice_console::Access;
 use pgsluice_session::{AuthMethod, ClientLogin, Identity, LoginWant, Refusal, Replication, Settings};
 use pgsluice_wire::{PROTOCOL_3_2, Severity};
+use rustls::ServerConfig;
 use tokio::task::spawn_local;
 use tracing::{debug, info, warn};
 
@@ -15,6 +16,7 @@ use super::{Count, Front, random};
 use crate::message::{NewClient, ToWorker};
 use crate::net::Stream;
 use crate::spec::PoolSpec;
+use crate::tls::TlsStream;
 
 /// Bytes read from a client at once before it is logged in.
 const READ_LEN: usize = 4 << 10;
@@ -48,31 +50,42 @@ impl Front {
     async fn greet(self: Rc<Self>, stream: Stream) {
         let settings = self.config().settings.clone();
         stream.tune(settings.tcp_keepalive);
+        let mut place = Some(stream);
         let logged_in = {
             let _count = Count::begin(&self, |state| &mut state.logins);
             let busy = self.cell.borrow().logins > settings.max_client_conn as usize + LOGINS_SPARE;
             let limit = settings.client_login_timeout;
-            let login = self.log_in(&stream);
             let outcome = if busy {
                 Err(Some(Refusal::TooManyClients { max: settings.max_client_conn }))
             } else if limit.is_zero() {
-                login.await
+                self.log_in(&mut place).await
             } else {
-                tokio::time::timeout(limit, login).await.unwrap_or(Err(Some(Refusal::LoginTimeout)))
+                let login = tokio::time::timeout(limit, self.log_in(&mut place));
+                login.await.unwrap_or(Err(Some(Refusal::LoginTimeout)))
             };
             match outcome {
                 Ok(logged_in) => logged_in,
-                Err(None) => return,
-                Err(Some(refusal)) => return self.turn_away(&stream, &refusal, Vec::new()),
+                Err(refusal) => {
+                    if let (Some(stream), Some(refusal)) = (&place, refusal) {
+                        self.turn_away(stream, &refusal, Vec::new());
+                    }
+                    return;
+                }
             }
         };
-        self.admit(stream, logged_in).await;
+        if let Some(stream) = place {
+            self.admit(stream, logged_in).await;
+        }
     }
 
-    /// The exchange. `Err(None)`: there is nobody to tell.
-    async fn log_in(self: &Rc<Self>, stream: &Stream) -> Result<LoggedIn, Option<Refusal>> {
-        let (mut login, mut inbox, mut out) = (ClientLogin::default(), Vec::new(), Vec::new());
+    /// The exchange. `Err(None)`: there is nobody to tell. The connection may be another one after it, encrypted; while that is
+    /// being agreed upon there is none.
+    async fn log_in(self: &Rc<Self>, place: &mut Option<Stream>) -> Result<LoggedIn, Option<Refusal>> {
+        let offer = self.tls.borrow().clients.clone().filter(|_| !matches!(place, Some(Stream::Unix(_))));
+        let mut login = if offer.is_some() { ClientLogin::offering_tls() } else { ClientLogin::default() };
+        let (mut inbox, mut out) = (Vec::new(), Vec::new());
         loop {
+            let stream = place.as_ref().ok_or(None)?;
             let step = login.handle(&inbox, &mut out);
             let (taken, want) = step.map_err(Some)?;
             inbox.drain(..taken);
@@ -84,7 +97,18 @@ impl Front {
                         return Err(None);
                     }
                 }
+                LoginWant::Encryption => {
+                    stream.write_all(&out).await.map_err(|_| None)?;
+                    out.clear();
+                    let (plain, offer) = (place.take().ok_or(None)?, offer.clone().ok_or(None)?);
+                    *place = Some(self.encrypt(plain, offer, &std::mem::take(&mut inbox)).await.ok_or(None)?);
+                    login.set_encrypted();
+                }
                 LoginWant::Method => {
+                    let must = self.config().settings.client_tls_sslmode.is_strict();
+                    if must && !login.is_encrypted() && !matches!(stream, Stream::Unix(_)) {
+                        return Err(Some(Refusal::TlsRequired));
+                    }
                     let method = self.auth_method(login.identity())?;
                     login.authenticate(method, &mut out);
                 }
@@ -95,6 +119,29 @@ impl Front {
                 LoginWant::Done => {
                     return Ok(LoggedIn { identity: login.identity().clone(), early: inbox, late: out });
                 }
+            }
+        }
+    }
+
+    /// TLS from now on. `early`: the client began without asking, and this was read of it. `None`: there is nobody to tell, but by
+    /// TLS itself.
+    async fn encrypt(&self, plain: Stream, config: Arc<ServerConfig>, early: &[u8]) -> Option<Stream> {
+        let from = plain.ends().peer;
+        let refused = |why: &dyn std::fmt::Display| {
+            if self.config().settings.log_pooler_errors {
+                info!(from = %format!("{}:{}", from.0, from.1), "client refused: TLS: {why}");
+            }
+        };
+        match TlsStream::accept(plain, config, early).await {
+            // Another protocol's client must not be made to talk to us (ALPACA).
+            Ok(stream) if !early.is_empty() && !stream.has_alpn() => {
+                refused(&"direct TLS without ALPN");
+                None
+            }
+            Ok(stream) => Some(Stream::Tls(Box::new(stream))),
+            Err(error) => {
+                refused(&error);
+                None
             }
         }
     }
@@ -212,6 +259,7 @@ impl Front {
         if let Err(error) = stream.try_write(&unsent) {
             debug!(%error, "the refusal was not delivered");
         }
+        stream.say_goodbye();
     }
 }
 

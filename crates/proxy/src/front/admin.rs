@@ -135,8 +135,7 @@ impl Front {
         }
         config.settings.set(key, value).map_err(|problem| Failure::Set(problem.to_string()))?;
         config.check().map_err(|problems| Failure::Set(problems.to_string()))?;
-        self.apply(config);
-        Ok(())
+        self.apply(config).map_err(|problems| Failure::Set(problems.to_string()))
     }
 
     /// Waits for every worker's answer.

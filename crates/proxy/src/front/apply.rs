@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pgsluice_config::{Config, Problems};
 use tracing::{info, warn};
 
+use super::tls::Tls;
 use super::{Front, Source};
 use crate::message::ToWorker;
 use crate::spec::PoolSpec;
@@ -22,12 +23,16 @@ impl Front {
         if let Some(fleet) = fleet {
             config.settings.fleet.clone_from(fleet);
         }
-        self.apply(config);
-        Ok(())
+        self.apply(config)
     }
 
     /// Puts a configuration in force.
-    pub(super) fn apply(self: &Rc<Self>, mut config: Config) {
+    ///
+    /// # Errors
+    /// A certificate or key that it names is of no use; nothing was changed.
+    pub(super) fn apply(self: &Rc<Self>, mut config: Config) -> Result<(), Problems> {
+        let tls = Tls::load(&config.settings).map_err(|problem| Problems(vec![problem]))?;
+        *self.tls.borrow_mut() = tls;
         let old = self.config();
         let diff = old.diff(&config);
         for change in &diff.settings {
@@ -48,6 +53,7 @@ impl Front {
         self.apply_pools(&config);
         self.limits_due.notify_waiters();
         self.pump();
+        Ok(())
     }
 
     fn apply_budget(&self, config: &Config) {

@@ -9,7 +9,6 @@ use tracing::debug;
 
 use super::Front;
 use crate::message::ToWorker;
-use crate::net::Stream;
 use crate::spec::Address;
 
 impl Front {
@@ -35,7 +34,7 @@ impl Front {
         let limit = self.config().settings.cancel_wait_timeout;
         let sending = async {
             let _permit = self.cancels.acquire().await;
-            let stream = Stream::connect(&address.host, address.port).await?;
+            let stream = self.connect(&address).await?;
             let mut out = Vec::new();
             FrontendWriter(&mut out).cancel(key.pid, &key.secret);
             stream.write_all(&out).await?;

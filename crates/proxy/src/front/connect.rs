@@ -137,8 +137,7 @@ impl Front {
         extra: &[(&str, &str)],
     ) -> Result<(Stream, Server), (LoginFailure, bool)> {
         let failed = |error: &io::Error| (unreachable(error), false);
-        let stream = Stream::connect(&target.address.host, target.address.port).await.map_err(|e| failed(&e))?;
-        stream.tune(self.config().settings.tcp_keepalive);
+        let stream = self.connect(&target.address).await.map_err(|e| failed(&e))?;
         let keys = (target.address.clone(), target.user.clone());
         let learnt = self.cell.borrow().salted.get(&keys).cloned();
         let known = learnt.filter(|(secret, _)| *secret == target.secret).map(|(_, keys)| keys);

@@ -16,6 +16,7 @@ mod metrics;
 mod replication;
 mod show;
 mod shutdown;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -27,13 +28,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgsluice_auth::{SaltedKeys, ScramSecret};
-use pgsluice_config::Config;
+use pgsluice_config::{Config, Problem};
 use pgsluice_console::Counters as Stats;
 use pgsluice_pool::{Action, Broker, Budget, BudgetState, ClusterId, Failure, PoolId};
 use pgsluice_session::{LoginFailure, Refusal, Settings};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
+
+pub use tls::check_tls;
 
 use crate::message::{ToFront, ToWorker};
 use crate::spec::{Address, PoolSpec, Target};
@@ -81,6 +84,8 @@ pub enum StartError {
         /// What to change.
         keys: &'static str,
     },
+    /// A certificate or key is of no use.
+    Tls(Problem),
     /// A thread or runtime could not be made.
     System(io::Error),
 }
@@ -91,6 +96,7 @@ impl fmt::Display for StartError {
             Self::Listen { address, error, keys } => {
                 write!(f, "cannot listen on {address}: {error}. Choose another address with {keys}.")
             }
+            Self::Tls(error) => error.fmt(f),
             Self::System(error) => write!(f, "cannot start a thread: {error}"),
         }
     }
@@ -104,16 +110,23 @@ impl From<io::Error> for StartError {
     }
 }
 
+impl From<Problem> for StartError {
+    fn from(e: Problem) -> Self {
+        Self::Tls(e)
+    }
+}
+
 /// Runs the pooler until it is told to end.
 ///
 /// # Errors
 /// [`StartError`] when it cannot begin.
 pub fn run(config: Config, source: Source) -> Result<(), StartError> {
+    let tls = tls::Tls::load(&config.settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let (to_front, mailbox) = mpsc::unbounded_channel();
     let workers = start_workers(config.settings.workers as usize, &to_front)?;
-    let front = Rc::new(Front::new(config, source, workers));
+    let front = Rc::new(Front::new(config, source, workers, tls));
     local.block_on(&runtime, async move { front.serve(mailbox).await })
 }
 
@@ -138,6 +151,7 @@ fn start_workers(
 struct Front {
     source: Source,
     config: RefCell<Arc<Config>>,
+    tls: RefCell<tls::Tls>,
     workers: Vec<mpsc::UnboundedSender<ToWorker>>,
     cell: RefCell<State>,
     /// Salts of users that do not exist.
@@ -218,7 +232,7 @@ struct StatsHistory {
 }
 
 impl Front {
-    fn new(config: Config, source: Source, workers: Vec<mpsc::UnboundedSender<ToWorker>>) -> Self {
+    fn new(config: Config, source: Source, workers: Vec<mpsc::UnboundedSender<ToWorker>>, tls: tls::Tls) -> Self {
         let state = State {
             broker: Broker::new(workers.len()),
             clusters: Vec::new(),
@@ -243,6 +257,7 @@ impl Front {
             membership: (!config.settings.fleet.is_empty())
                 .then(|| fleet::Membership::new(&config.settings.fleet, &config.settings.fleet_dbname)),
             config: RefCell::new(Arc::new(config)),
+            tls: RefCell::new(tls),
             workers,
             cell: RefCell::new(state),
             mock_key: random(),
@@ -271,6 +286,7 @@ impl Front {
             self.shutdown.keep(spawn_local(async move { front.accept(listener).await }));
         }
         spawn_local(self.clone().keep_stats());
+        spawn_local(self.clone().watch_certificates());
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -86,6 +86,7 @@ impl Conn {
         let mut bye = Vec::new();
         FrontendWriter(&mut bye).bare(frontend::TERMINATE);
         let _ = self.stream.try_write(&bye);
+        self.stream.say_goodbye();
     }
 }
 

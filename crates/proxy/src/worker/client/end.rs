@@ -70,6 +70,7 @@ impl Client {
         }
         // One attempt: whoever does not read does not get the last word.
         let _ = self.stream.try_write(self.outbox.as_slice());
+        self.stream.say_goodbye();
         state.clients.remove(&self.slot.pid);
         self.session.end(&mut state.registry);
         let entry = state.pool(self.pool);

@@ -1,0 +1,329 @@
+//! Certificates and keys from files to what rustls needs, and TLS on the way in and out.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use pgsluice_config::{Problem, ProblemKind, Settings, SslMode, TlsProtocols};
+use pgsluice_wire::FrontendWriter;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
+};
+use tracing::{debug, info, warn};
+
+use super::Front;
+use crate::net::Stream;
+use crate::spec::Address;
+use crate::tls::{ALPN, TlsStream};
+
+/// Between two looks at whether the files have changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// PostgreSQL's answers to SSLRequest.
+const ENCRYPTED: u8 = b'S';
+const PLAIN: u8 = b'N';
+
+/// Whether all certificates and keys that the settings name are of use.
+///
+/// # Errors
+/// The first that is not.
+pub fn check_tls(settings: &Settings) -> Result<(), Problem> {
+    Tls::load(settings).map(drop)
+}
+
+/// TLS as configured. Connections keep what was in force when they began.
+#[derive(Debug)]
+pub(super) struct Tls {
+    /// None: clients are not offered it.
+    pub(super) clients: Option<Arc<ServerConfig>>,
+    /// None: servers are not asked for it.
+    servers: Option<Arc<ClientConfig>>,
+    /// The files, as they were when they were read.
+    files: Vec<(PathBuf, Stamp)>,
+}
+
+/// When a file was written and how long it is; none if it cannot be seen.
+type Stamp = Option<(SystemTime, u64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len()))
+}
+
+impl Tls {
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// The first file that is of no use.
+    pub(super) fn load(settings: &Settings) -> Result<Self, Problem> {
+        let files = [
+            &settings.client_tls_cert_file,
+            &settings.client_tls_key_file,
+            &settings.client_tls_ca_file,
+            &settings.server_tls_cert_file,
+            &settings.server_tls_key_file,
+            &settings.server_tls_ca_file,
+        ];
+        // Before they are read: what changes meanwhile is read again.
+        let files = files.into_iter().flatten().map(|path| (path.clone(), stamp(path))).collect();
+        let provider = Arc::new(ring::default_provider());
+        let clients = match settings.client_tls_sslmode {
+            SslMode::Disable => None,
+            mode => Some(Arc::new(for_clients(settings, mode, &provider)?)),
+        };
+        let servers = match settings.server_tls_sslmode {
+            SslMode::Disable => None,
+            mode => Some(Arc::new(for_servers(settings, mode, &provider)?)),
+        };
+        Ok(Self { clients, servers, files })
+    }
+
+    fn has_changed(&self) -> bool {
+        self.files.iter().any(|(path, before)| stamp(path) != *before)
+    }
+}
+
+fn for_clients(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, Problem> {
+    let (cert, key) = identity(
+        ("client_tls_cert_file", &settings.client_tls_cert_file),
+        ("client_tls_key_file", &settings.client_tls_key_file),
+    )?
+    .ok_or_else(|| wrong("client_tls_cert_file", Path::new(""), "is not set"))?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&versions(settings.client_tls_protocols))
+        .map_err(|e| wrong("client_tls_protocols", Path::new(""), e))?;
+    let builder = match (&settings.client_tls_ca_file, mode.verifies()) {
+        (Some(path), true) => {
+            let (roots, _) = authorities("client_tls_ca_file", path)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+            builder.with_client_cert_verifier(verifier.map_err(|e| wrong("client_tls_ca_file", path, e))?)
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(cert, key).map_err(|e| {
+        let path = settings.client_tls_key_file.clone().unwrap_or_default();
+        wrong("client_tls_key_file", &path, e)
+    })?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    // A client that comes again need not show its certificate again, nor have us sign.
+    match ring::Ticketer::new() {
+        Ok(ticketer) => config.ticketer = ticketer,
+        Err(error) => warn!(%error, "TLS sessions cannot be resumed"),
+    }
+    Ok(config)
+}
+
+fn for_servers(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider>) -> Result<ClientConfig, Problem> {
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&versions(settings.server_tls_protocols))
+        .map_err(|e| wrong("server_tls_protocols", Path::new(""), e))?;
+    let (mut chains, mut listed) = (None, Vec::new());
+    if let (Some(path), true) = (&settings.server_tls_ca_file, mode.verifies()) {
+        let (roots, certificates) = authorities("server_tls_ca_file", path)?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        chains = Some(verifier.map_err(|e| wrong("server_tls_ca_file", path, e))?);
+        listed = certificates;
+    }
+    let verifier = Verifier { chains, listed, names: mode == SslMode::VerifyFull, provider: provider.clone() };
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let own = identity(
+        ("server_tls_cert_file", &settings.server_tls_cert_file),
+        ("server_tls_key_file", &settings.server_tls_key_file),
+    )?;
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => builder.with_client_auth_cert(cert, key).map_err(|e| {
+            let path = settings.server_tls_key_file.clone().unwrap_or_default();
+            wrong("server_tls_key_file", &path, e)
+        })?,
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+fn versions(protocols: TlsProtocols) -> Vec<&'static SupportedProtocolVersion> {
+    let all = [(protocols.tls13, &rustls::version::TLS13), (protocols.tls12, &rustls::version::TLS12)];
+    all.into_iter().filter(|(wanted, _)| *wanted).map(|(_, version)| version).collect()
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+type File<'a> = (&'static str, &'a Option<PathBuf>);
+
+/// A certificate, with those behind it, and its key; none if none is configured.
+fn identity((cert_key, cert): File<'_>, (key_key, key): File<'_>) -> Result<Option<Identity>, Problem> {
+    let (Some(cert), Some(key)) = (cert, key) else { return Ok(None) };
+    let certificates = certificates(cert_key, cert)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| match e {
+        pem::Error::NoItemsFound => wrong(key_key, key, "holds no private key in PEM that is not encrypted"),
+        other => wrong(key_key, key, other),
+    })?;
+    Ok(Some((certificates, private)))
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all = all.map_err(|e| wrong(key, path, e))?;
+    if all.is_empty() { Err(wrong(key, path, "holds no certificate in PEM")) } else { Ok(all) }
+}
+
+fn authorities(key: &'static str, path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Problem> {
+    let listed = certificates(key, path)?;
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(listed.iter().cloned());
+    if added == 0 { Err(wrong(key, path, "holds no certificate that can be read")) } else { Ok((roots, listed)) }
+}
+
+fn wrong(key: &'static str, path: &Path, why: impl fmt::Display) -> Problem {
+    let kind = ProblemKind::BadFile { path: path.into(), why: why.to_string() };
+    Problem { file: None, line: None, key: key.into(), kind }
+}
+
+/// Certificates of servers, as libpq's `sslmode` has it.
+#[derive(Debug)]
+struct Verifier {
+    /// None: any certificate will do.
+    chains: Option<Arc<WebPkiServerVerifier>>,
+    /// Certificates in the file of authorities: a server's own may be among them.
+    listed: Vec<CertificateDer<'static>>,
+    /// Its certificate has to be for the host's name.
+    names: bool,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(chains) = &self.chains else { return Ok(ServerCertVerified::assertion()) };
+        match chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The chain is looked at first.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !self.names => Ok(ServerCertVerified::assertion()),
+            // A certificate that signed itself, as people make them, is an authority's, which no server is to have. Its dates
+            // were found good before that.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.listed.iter().any(|listed| listed == end_entity) =>
+            {
+                if self.names {
+                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                }
+                Ok(ServerCertVerified::assertion())
+            }
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+async fn encrypt(stream: Stream, config: Arc<ClientConfig>, address: &Address) -> io::Result<Stream> {
+    let name = ServerName::try_from(address.host.clone())
+        .map_err(|_| io::Error::other(format!("TLS needs a host name or address, not {}", address.host)))?;
+    let stream = TlsStream::connect(stream, config, name).await?;
+    Ok(Stream::Tls(Box::new(stream)))
+}
+
+impl Front {
+    /// A connection to PostgreSQL, encrypted if that is configured and the server agrees; nothing is said yet.
+    ///
+    /// # Errors
+    /// It cannot be reached, or not as the configuration has it.
+    pub(super) async fn connect(&self, address: &Address) -> io::Result<Stream> {
+        let stream = self.connect_plain(address).await?;
+        let settings = self.config().settings.clone();
+        let config = self.tls.borrow().servers.clone();
+        let (Some(config), false) = (config, address.host.starts_with('/')) else { return Ok(stream) };
+        let mut request = Vec::new();
+        FrontendWriter(&mut request).ssl_request();
+        stream.write_all(&request).await?;
+        let mut answer = Vec::new();
+        // No more than the answer: what comes in the clear behind it is nobody's (CVE-2021-23222).
+        if stream.read_some(&mut answer, 1).await? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it closed the connection when it was asked for TLS",
+            ));
+        }
+        match answer[0] {
+            ENCRYPTED => match encrypt(stream, config, address).await {
+                // As libpq does with sslmode=prefer.
+                Err(error) if !settings.server_tls_sslmode.is_strict() => {
+                    debug!(server = %address, %error, "no TLS: going on without");
+                    self.connect_plain(address).await
+                }
+                outcome => outcome,
+            },
+            PLAIN if !settings.server_tls_sslmode.is_strict() => Ok(stream),
+            PLAIN => Err(io::Error::other(format!(
+                "it has no TLS, and server_tls_sslmode is {}",
+                settings.server_tls_sslmode.as_str()
+            ))),
+            // An error, in the words of a server that knows nothing of TLS.
+            _ if settings.server_tls_sslmode.is_strict() => Err(io::Error::other("it does not know TLS")),
+            _ => self.connect_plain(address).await,
+        }
+    }
+
+    async fn connect_plain(&self, address: &Address) -> io::Result<Stream> {
+        let stream = Stream::connect(&address.host, address.port).await?;
+        stream.tune(self.config().settings.tcp_keepalive);
+        Ok(stream)
+    }
+
+    /// Reads certificates and keys again when their files change, for as long as the process lives.
+    pub(super) async fn watch_certificates(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if !self.tls.borrow().has_changed() {
+                continue;
+            }
+            match Tls::load(&self.config().settings) {
+                Ok(tls) => {
+                    info!("certificates read again: their files have changed");
+                    *self.tls.borrow_mut() = tls;
+                }
+                Err(error) => {
+                    warn!("{error}; what was read before stays in force");
+                    let mut tls = self.tls.borrow_mut();
+                    // Said once for each change.
+                    tls.files.iter_mut().for_each(|(path, seen)| *seen = stamp(path));
+                }
+            }
+        }
+    }
+}
