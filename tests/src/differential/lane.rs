@@ -117,6 +117,7 @@ impl Link {
 
 /// The place.
 pub struct Lane {
+    version: Version,
     postgres: &'static Postgres,
     database: String,
     max_prepared: usize,
@@ -141,6 +142,7 @@ impl Lane {
         admin.run("SET client_min_messages = error");
         let links = || (0..CLIENTS).map(|_| Link(None)).collect();
         Lane {
+            version,
             admin,
             cases: 0,
             postgres,
@@ -151,6 +153,11 @@ impl Lane {
             pids: [None; CLIENTS],
             database,
         }
+    }
+
+    /// Of its PostgreSQL.
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// Another pooler and other connections: nothing of what went before is left.

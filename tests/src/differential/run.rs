@@ -7,6 +7,7 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
+use crate::postgres::Version;
 use crate::wire::Reply;
 
 use super::case::{CLIENTS, Case, Step};
@@ -185,6 +186,7 @@ fn pooled(lane: &mut Lane, steps: &[Step], traces: &[Trace], limit: Duration) ->
         let text = format!("PostgreSQL itself tells client {client} more than the model of its loop expects\n");
         return Verdict::Different(Difference { text });
     }
+    let version = lane.version();
     let links = lane.prepare_pooled();
     for (at, (step, trace)) in steps.iter().zip(traces).enumerate() {
         let link = &mut links[step.client];
@@ -196,8 +198,10 @@ fn pooled(lane: &mut Lane, steps: &[Step], traces: &[Trace], limit: Duration) ->
         let unlike = trace.events.iter().zip(&events).position(|(direct, pooled)| !is_same(direct, pooled));
         if unlike.is_some_and(|at| {
             let (direct, pooled) = (&trace.events[at], &events[at]);
-            // What it undoes is told with it, or was before that when the command that failed was ours.
-            let is_undone = is_report(pooled) && trace.events[at..].iter().any(is_lost_transaction);
+            // What it undoes is told with the error that ends it, or before that when the command that failed was ours.
+            let later = &trace.events[at..];
+            let is_undone = is_report(pooled)
+                && (later.iter().any(is_lost_transaction) || (version == Version::V18 && later.contains(pooled)));
             let is_known = is_excused(direct, pooled) || is_fetch(steps, direct, pooled);
             is_known || is_undone || is_behind_suspended(&trace.events[..at], direct, pooled)
         }) {
