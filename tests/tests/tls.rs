@@ -201,6 +201,20 @@ fn nothing_is_lost_of_what_is_much() {
     run(python("psycopg_tls/much.py", &[&to]), LIMIT).expect_ok("the script");
 }
 
+/// Bytes that are always there already are no reason to read on and on.
+#[test]
+fn who_sends_without_end_keeps_nobody_else_waiting() {
+    let authority = Authority::new();
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let own = authority.sign("own", "pooler", &["localhost"]);
+    let tls = for_clients("prefer", &own, &authority.certificate());
+    let pooler = pooler(postgres, &database, &format!("{tls}auth_type = \"trust\"\nworkers = 1"));
+    let port = pooler.port().to_string();
+    let outcome = run(python("psycopg_tls/flood.py", &[&port, &database, APP.user]), LIMIT).expect_ok("the script");
+    assert_eq!(outcome.out.trim(), "answered");
+}
+
 #[test]
 fn a_new_certificate_is_used_at_once_and_nobody_is_dropped() {
     let authority = Authority::new();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop::{consume_budget, poll_proceed};
 
 use crate::tls::{self, TlsStream};
 
@@ -45,16 +46,20 @@ impl Stream {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Tls(s) => loop {
-                match s.try_read(buf.initialize_unfilled()) {
-                    Ok(n) => {
-                        buf.advance(n);
-                        return Poll::Ready(Ok(()));
+            Self::Tls(s) => {
+                // The socket counts only what has to wait for it: a peer that never lets us wait is not to keep this thread.
+                ready!(poll_proceed(cx)).made_progress();
+                loop {
+                    match s.try_read(buf.initialize_unfilled()) {
+                        Ok(n) => {
+                            buf.advance(n);
+                            return Poll::Ready(Ok(()));
+                        }
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(s.socket().poll_read_ready(cx))?,
+                        Err(e) => return Poll::Ready(Err(e)),
                     }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(s.socket().poll_read_ready(cx))?,
-                    Err(e) => return Poll::Ready(Err(e)),
                 }
-            },
+            }
         }
     }
 
@@ -151,9 +156,9 @@ impl Stream {
 
     /// Appends what has arrived, waiting for it; 0 bytes is the end.
     pub(crate) async fn read_some(&self, into: &mut Vec<u8>, max: usize) -> io::Result<usize> {
-        // A peer that sends without end is not to keep this thread from everybody else, nor from the time.
-        tokio::task::coop::consume_budget().await;
         loop {
+            // A peer that sends without end is not to keep this thread from everybody else, nor from the time.
+            consume_budget().await;
             let at = into.len();
             into.resize(at + max, 0);
             let result = self.try_read(&mut into[at..]);

@@ -16,6 +16,9 @@ use crate::net::Stream;
 /// The name of PostgreSQL's protocol in ALPN (`src/include/libpq/pqcomm.h`, `PG_ALPN_PROTOCOL`).
 pub(crate) const ALPN: &[u8] = b"postgresql";
 
+/// Reads from the socket in a row that bring nothing to be read by the caller: as many as the longest record takes.
+const READS_MAX: usize = 5;
+
 /// A socket whose bytes are encrypted.
 #[derive(Debug)]
 pub(crate) struct TlsStream {
@@ -105,9 +108,11 @@ impl TlsStream {
     /// Reads what has arrived.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if nothing has: the socket will tell when it is worth trying again.
+    /// [`io::ErrorKind::WouldBlock`] if nothing has, or much that holds no byte for us: the socket will tell when it is worth
+    /// trying again.
     pub(crate) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         let state = &mut *self.state.borrow_mut();
+        let mut reads = 0..READS_MAX;
         loop {
             match state.connection.reader().read(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -119,6 +124,8 @@ impl TlsStream {
                 }
                 Err(e) => return Err(e),
             }
+            // The socket is ready still: whoever waits for it is back at once, and others have had their turn.
+            reads.next().ok_or(io::ErrorKind::WouldBlock)?;
             if state.connection.read_tls(&mut Raw(&self.socket))? == 0 {
                 return Ok(0);
             }
@@ -134,6 +141,8 @@ impl TlsStream {
         let state = &mut *self.state.borrow_mut();
         if state.accepted == 0 {
             state.accepted = state.connection.writer().write_vectored(bufs)?;
+        } else if state.accepted > bufs.iter().map(|buf| buf.len()).sum() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "these are not the bytes whose write was begun"));
         }
         while state.connection.wants_write() {
             state.connection.write_tls(&mut Raw(&self.socket))?;

@@ -312,6 +312,8 @@ impl Front {
             if !self.tls.borrow().has_changed() {
                 continue;
             }
+            // As they are before they are read: what is still being written is looked at again.
+            let seen = self.tls.borrow().files.iter().map(|(path, _)| (path.clone(), stamp(path))).collect();
             match Tls::load(&self.config().settings) {
                 Ok(tls) => {
                     info!("certificates read again: their files have changed");
@@ -319,9 +321,8 @@ impl Front {
                 }
                 Err(error) => {
                     warn!("{error}; what was read before stays in force");
-                    let mut tls = self.tls.borrow_mut();
                     // Said once for each change.
-                    tls.files.iter_mut().for_each(|(path, seen)| *seen = stamp(path));
+                    self.tls.borrow_mut().files = seen;
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! A server whose client is done with it, but which is not fit for the next one yet: cancelled, drained, rolled back,
 //! reset, and given back; or closed, if that does not work in time.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -169,9 +170,10 @@ pub(super) async fn read(conn: &mut Conn, server: &mut Server, plan: &mut Plan) 
     Ok(())
 }
 
+/// What is not written when this is given up stays in the outbox, and comes before anything else.
 async fn flush(conn: &mut Conn) -> Result<(), Lost> {
-    let rest = conn.outbox.take();
-    conn.stream.write_all(rest.as_slice()).await.map_err(|_| Lost::Gone)
+    let Conn { stream, outbox, .. } = conn;
+    poll_fn(|cx| outbox.poll_flush(stream, cx)).await.map_err(|_| Lost::Gone)
 }
 
 async fn wait_for_cancels(conn: &mut Conn, server: &mut Server) {
@@ -179,5 +181,46 @@ async fn wait_for_cancels(conn: &mut Conn, server: &mut Server) {
         // Whether it was sent or given up: it is over.
         let _ = done.await;
         server.end_cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::super::conn::Live;
+    use super::*;
+    use crate::buffer::Buffer;
+    use crate::message::ServerInfo;
+    use crate::net::Stream;
+
+    #[tokio::test]
+    async fn what_was_not_written_in_time_is_written_first() {
+        let (ours, theirs) = tokio::net::UnixStream::pair().expect("a pair of sockets");
+        let (stream, theirs) = (Stream::Unix(ours), Stream::Unix(theirs));
+        let info = ServerInfo {
+            id: 1,
+            pid: 1,
+            ends: stream.ends(),
+            since: Instant::now(),
+            connected: SystemTime::now(),
+            epoch: 0,
+        };
+        let mut outbox = Buffer::default();
+        let sent: Vec<u8> = (0..4_u32 << 20).map(|n| n.to_le_bytes()[1]).collect();
+        outbox.push(&sent);
+        let live = Rc::new(Live::new(info, 0));
+        let mut conn = Conn { stream, live, inbox: Buffer::default(), outbox, deaf: false, cancels: Vec::new() };
+        let in_time = tokio::time::timeout(Duration::from_millis(10), flush(&mut conn)).await;
+        assert!(in_time.is_err(), "nobody reads it");
+        let mut read = Vec::new();
+        let reading = async {
+            while read.len() < sent.len() {
+                theirs.read_some(&mut read, READ_LEN).await.expect("it is open");
+            }
+        };
+        let (flushed, ()) = tokio::join!(flush(&mut conn), reading);
+        flushed.expect("it is read");
+        assert!(conn.outbox.is_empty() && read == sent);
     }
 }
