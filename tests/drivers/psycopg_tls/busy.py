@@ -18,9 +18,11 @@ def work(number):
                 count += 1
                 assert connection.execute("SELECT %s::int + 1", [count]).fetchone() == (count + 1,)
                 time.sleep(0.001)
-        print("fine" if count > 10 else f"only {count}")
+        outcome = "fine" if count > 10 else f"only {count}"
     except Exception as error:
-        print(f"after {count}: {error}")
+        outcome = f"after {count}: {error}"
+    # In one piece: others say theirs at the same time.
+    sys.stdout.write(outcome + "\n")
 
 
 threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
