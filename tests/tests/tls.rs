@@ -172,6 +172,28 @@ fn we_show_our_certificate_to_postgresql() {
     assert!(row["tls"].starts_with("TLSv1.3/"), "{row:?}");
 }
 
+/// Nobody in between can pass a password's proof on: libpq insists on that, and PostgreSQL's offer is taken.
+#[test]
+fn the_channel_is_bound_on_both_sides() {
+    for version in Version::ALL {
+        let (front, behind) = (Authority::new(), Authority::new());
+        let (ca, root) = (front.certificate(), behind.certificate());
+        let postgres = Postgres::start_version(version, &[]);
+        let database = postgres.database();
+        postgres.set_tls(&behind.sign("server", "postgres", &["localhost"]), None);
+        let tls = for_clients("require", &front.sign("own", "pooler", &["localhost"]), &ca);
+        let tls = format!("{tls}server_tls_sslmode = \"verify-full\"\nserver_tls_ca_file = \"{}\"", root.display());
+        let pooler = pooler(&postgres, &database, &tls);
+        let root = format!("sslmode=verify-full sslrootcert={}", ca.display());
+        let with = |more: &str| attempt(&[conninfo(&pooler, &database, &format!("{root} {more}"))]).remove(0);
+        assert_eq!(with("channel_binding=require sslnegotiation=direct"), "tls tls", "{version:?}");
+        assert_eq!(with("channel_binding=require ssl_max_protocol_version=TLSv1.2"), "tls tls", "{version:?}");
+        assert_eq!(with("channel_binding=disable"), "tls tls", "{version:?}");
+        let wrong = attempt(&[conninfo(&pooler, &database, &format!("{root} channel_binding=require user=nobody"))]);
+        assert!(wrong[0].contains("password authentication failed"), "{wrong:?}");
+    }
+}
+
 /// What was opened without it is replaced, as soon as it is free.
 #[test]
 fn servers_are_encrypted_once_that_is_configured() {

@@ -15,11 +15,15 @@ mod scram;
 mod secret;
 
 pub use md5::{MD5_RESPONSE_LEN, md5_response, verify_md5};
-pub use scram::client::{ScramClient, ScramCredential};
+pub use scram::binding::end_point;
+pub use scram::client::{ChannelBinding, ScramClient, ScramCredential};
 pub use scram::error::{Blame, Fault, ScramError};
 pub use scram::keys::{SaltedKeys, ScramKeys};
 pub use scram::nonce::{NONCE_ENTROPY_LEN, Nonce};
 pub use scram::secret::{ScramSecret, scram_secret};
 pub use scram::server::ScramServer;
-pub use scram::{CLIENT_MESSAGE_MAX, ITERATIONS_DEFAULT, ITERATIONS_MAX, MECHANISM, MOCK_SALT_LEN, SERVER_MESSAGE_MAX};
+pub use scram::{
+    CLIENT_MESSAGE_MAX, ITERATIONS_DEFAULT, ITERATIONS_MAX, MECHANISM, MECHANISM_PLUS, MOCK_SALT_LEN,
+    SERVER_MESSAGE_MAX,
+};
 pub use secret::{Secret, verify_plain};

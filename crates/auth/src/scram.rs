@@ -1,8 +1,9 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677) as PostgreSQL speaks it: the user name in the exchange is empty or ignored, there
-//! is no authorization identity, optional extensions are skipped and mandatory ones refused. No channel binding yet:
-//! the flags `n` and `y` are accepted from clients and `n` is sent to servers.
+//! is no authorization identity, optional extensions are skipped and mandatory ones refused. Over TLS both roles bind the channel
+//! by `tls-server-end-point` where the other side can, and neither lets itself be talked out of it.
 
 pub(crate) mod attributes;
+pub(crate) mod binding;
 pub(crate) mod client;
 pub(crate) mod error;
 pub(crate) mod keys;
@@ -14,6 +15,9 @@ use error::{Fault, ScramError};
 
 /// The mechanism's name in AuthenticationSASL and SASLInitialResponse.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// The same with channel binding; offered over TLS only.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
 /// Iterations PostgreSQL uses unless `scram_iterations` says otherwise (`src/include/common/scram-common.h`).
 pub const ITERATIONS_DEFAULT: u32 = 4096;

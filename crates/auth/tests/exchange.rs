@@ -1,8 +1,9 @@
 //! Both roles against each other, and each against a peer that lies, stammers or babbles.
 
 use pgsluice_auth::{
-    Blame, CLIENT_MESSAGE_MAX, Fault, ITERATIONS_MAX, Nonce, SERVER_MESSAGE_MAX, ScramClient, ScramCredential,
-    ScramError, ScramKeys, ScramSecret, ScramServer, Secret, verify_plain,
+    Blame, CLIENT_MESSAGE_MAX, ChannelBinding, Fault, ITERATIONS_MAX, MECHANISM, MECHANISM_PLUS, Nonce,
+    SERVER_MESSAGE_MAX, ScramClient, ScramCredential, ScramError, ScramKeys, ScramSecret, ScramServer, Secret,
+    verify_plain,
 };
 use proptest::prelude::*;
 
@@ -106,6 +107,39 @@ fn a_client_that_could_bind_must_repeat_that_it_said_so() {
     assert_eq!(last_of("y", "biws"), ScramError::BindingMismatch);
     assert_eq!(last_of("n", ""), ScramError::BindingMismatch);
     assert_eq!(last_of("n", "biws="), ScramError::BindingMismatch);
+}
+
+/// A client and a server that each know a certificate, over the mechanism that the client chooses.
+fn bound(client: ChannelBinding, server: Option<&[u8]>, mechanism: &str) -> Result<(), ScramError> {
+    let mut client = new_client().with_binding(client);
+    let mut server = new_server().with_end_point(server.map(<[u8]>::to_vec));
+    assert!(server.choose(mechanism.as_bytes()), "{mechanism} was offered");
+    run(&mut client, &mut server)
+}
+
+#[test]
+fn a_channel_is_bound_where_both_can() {
+    let by = |data: &[u8]| ChannelBinding::EndPoint(data.to_vec());
+    assert_eq!(bound(by(b"hash"), Some(b"hash"), MECHANISM_PLUS), Ok(()));
+    assert_eq!(bound(ChannelBinding::None, Some(b"hash"), MECHANISM), Ok(()), "who cannot does not have to");
+    assert_eq!(bound(ChannelBinding::NotOffered, None, MECHANISM), Ok(()));
+    assert_eq!(new_server().mechanisms(), [MECHANISM]);
+    assert_eq!(new_server().with_end_point(Some(vec![1])).mechanisms(), [MECHANISM_PLUS, MECHANISM]);
+    assert!(!new_server().choose(MECHANISM_PLUS.as_bytes()), "not offered without TLS");
+    assert!(!new_server().with_end_point(Some(vec![1])).choose(b"PLAIN"));
+}
+
+#[test]
+fn who_stands_in_between_is_noticed() {
+    let by = |data: &[u8]| ChannelBinding::EndPoint(data.to_vec());
+    assert_eq!(bound(by(b"another's"), Some(b"ours"), MECHANISM_PLUS), Err(ScramError::BindingMismatch));
+    assert_eq!(bound(ChannelBinding::NotOffered, Some(b"ours"), MECHANISM), Err(ScramError::BindingDowngraded));
+    // And who does not know what a mechanism is.
+    assert_eq!(bound(ChannelBinding::None, Some(b"ours"), MECHANISM_PLUS), Err(ScramError::BindingMissing));
+    assert_eq!(bound(by(b"ours"), Some(b"ours"), MECHANISM), Err(ScramError::BindingUnsupported));
+    let mut server = new_server().with_end_point(Some(vec![1]));
+    assert!(server.choose(MECHANISM_PLUS.as_bytes()));
+    assert_eq!(server.handle_client_first(b"p=tls-unique,,n=,r=a"), Err(ScramError::BindingUnsupported));
 }
 
 #[test]

@@ -200,6 +200,11 @@ impl Stream {
         }
     }
 
+    /// What the channel to a server can be bound by, if it is encrypted; see [`pgsluice_auth::end_point`].
+    pub(crate) fn end_point(&self) -> Option<Vec<u8>> {
+        if let Self::Tls(s) = self { s.end_point() } else { None }
+    }
+
     /// To be called before it is dropped: the other side is told, if the transport has a word for it.
     pub(crate) fn say_goodbye(&self) {
         if let Self::Tls(s) = self {

@@ -157,6 +157,12 @@ impl TlsStream {
         while state.connection.wants_write() && state.connection.write_tls(&mut Raw(&self.socket)).is_ok() {}
     }
 
+    /// What the channel to this server can be bound by; see [`pgsluice_auth::end_point`].
+    pub(crate) fn end_point(&self) -> Option<Vec<u8>> {
+        let state = self.state.borrow();
+        pgsluice_auth::end_point(state.connection.peer_certificates()?.first()?)
+    }
+
     /// Whether both agreed on PostgreSQL's protocol by ALPN.
     pub(crate) fn has_alpn(&self) -> bool {
         self.state.borrow().connection.alpn_protocol() == Some(ALPN)

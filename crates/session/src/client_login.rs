@@ -3,7 +3,7 @@
 //! Which method a client has to pass is the caller's to say ([`ClientLogin::authenticate`]); parameters of the server and
 //! the key for cancel requests are sent by the caller afterwards.
 
-use pgsluice_auth::{MECHANISM, ScramServer, Secret, verify_md5, verify_plain};
+use pgsluice_auth::{ScramServer, Secret, verify_md5, verify_plain};
 use pgsluice_wire::{
     BackendWriter, BadStartup, HEAD_LEN, Head, Malformed, PROTOCOL_3_2, SSL_CODE, SaslInitial, Startup, StartupParams,
     tag::frontend,
@@ -168,7 +168,7 @@ impl ClientLogin {
                 State::Md5(secret, salt)
             }
             AuthMethod::Scram(server) => {
-                writer.auth_sasl(&[MECHANISM]);
+                writer.auth_sasl(server.mechanisms());
                 State::ScramFirst(server)
             }
         };
@@ -226,7 +226,7 @@ impl ClientLogin {
             }
             State::ScramFirst(mut server) => {
                 let initial = SaslInitial::read(body).map_err(Violation::from)?;
-                if initial.mechanism != MECHANISM.as_bytes() {
+                if !server.choose(initial.mechanism) {
                     return Err(Refusal::Violation(Malformed { message: "SASLInitialResponse" }.into()));
                 }
                 let reply = server.handle_client_first(initial.response).map_err(|_| wrong())?;

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use pgsluice_auth::{MECHANISM, Nonce, SaltedKeys, ScramClient, ScramCredential, ScramKeys, Secret, md5_response};
+use pgsluice_auth::{
+    ChannelBinding, MECHANISM, MECHANISM_PLUS, Nonce, SaltedKeys, ScramClient, ScramCredential, ScramKeys, Secret,
+    md5_response,
+};
 use pgsluice_wire::{
     Authentication, BackendKeyData, FrontendWriter, HEAD_LEN, Head, NegotiateVersion, PROTOCOL_3_0, ParameterStatus,
     Report, sasl_mechanisms, sqlstate, tag::backend,
@@ -80,6 +83,8 @@ pub struct ServerLogin {
     user: String,
     credential: ServerCredential,
     nonce: Option<Nonce>,
+    /// What the channel can be bound by, if it is encrypted.
+    end_point: Option<Vec<u8>>,
     scram: Option<ScramClient>,
     /// The version asked for, until the server has said something else than an error.
     asked: Option<u32>,
@@ -104,12 +109,19 @@ impl ServerLogin {
             user: user.into(),
             credential,
             nonce: Some(nonce),
+            end_point: None,
             scram: None,
             asked: Some(version),
             authenticated: false,
             key: None,
             params: Params::default(),
         }
+    }
+
+    /// The connection is encrypted, and [`pgsluice_auth::end_point`] of the server's certificate is this.
+    pub fn with_end_point(mut self, data: Option<Vec<u8>>) -> Self {
+        self.end_point = data;
+        self
     }
 
     /// Reads from the server; answers are appended to `out`. Returns the bytes consumed, and the server once it is ready.
@@ -208,11 +220,17 @@ impl ServerLogin {
                 writer.password(&response);
             }
             Authentication::Sasl { mechanisms } => {
-                if !sasl_mechanisms(mechanisms).any(|m| m == MECHANISM.as_bytes()) {
-                    return Err(LoginFailure::NoCredential { method: "a SASL mechanism other than SCRAM-SHA-256" });
-                }
-                let client = self.begin_scram()?;
-                writer.sasl_initial(MECHANISM, &client.client_first());
+                let offers = |wanted: &str| sasl_mechanisms(mechanisms).any(|offered| offered == wanted.as_bytes());
+                let (mechanism, binding) = match self.end_point.take() {
+                    Some(data) if offers(MECHANISM_PLUS) => (MECHANISM_PLUS, ChannelBinding::EndPoint(data)),
+                    _ if !offers(MECHANISM) => {
+                        return Err(LoginFailure::NoCredential { method: "a SASL mechanism other than SCRAM-SHA-256" });
+                    }
+                    Some(_) => (MECHANISM, ChannelBinding::NotOffered),
+                    None => (MECHANISM, ChannelBinding::None),
+                };
+                let client = self.begin_scram()?.with_binding(binding);
+                writer.sasl_initial(mechanism, &client.client_first());
                 self.scram = Some(client);
             }
             Authentication::SaslContinue { data } => {

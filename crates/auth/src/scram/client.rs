@@ -5,6 +5,7 @@
 //! Source: `src/interfaces/libpq/fe-auth-scram.c`.
 
 use super::attributes::{Attributes, check_nonce, is_printable};
+use super::binding::END_POINT;
 use super::error::{Fault, ScramError};
 use super::keys::{SaltedKeys, ScramKeys, server_signature};
 use super::nonce::Nonce;
@@ -31,10 +32,41 @@ pub enum ScramCredential {
     Keys(ScramKeys),
 }
 
+/// What the client's role says of the channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// Not encrypted, or by a certificate that nothing is bound by: SCRAM-SHA-256.
+    #[default]
+    None,
+    /// It could be bound, and the server does not offer to: SCRAM-SHA-256. A server that does offer it notices that somebody has
+    /// taken the offer away.
+    NotOffered,
+    /// By [`end_point`](crate::end_point) of the server's certificate: SCRAM-SHA-256-PLUS.
+    EndPoint(Vec<u8>),
+}
+
+impl ChannelBinding {
+    /// The gs2-header.
+    fn header(&self) -> String {
+        match self {
+            ChannelBinding::None => "n,,".into(),
+            ChannelBinding::NotOffered => "y,,".into(),
+            ChannelBinding::EndPoint(_) => format!("p={END_POINT},,"),
+        }
+    }
+
+    /// The value of `c=`.
+    fn repeated(&self) -> String {
+        let data = if let ChannelBinding::EndPoint(data) = self { data.as_slice() } else { &[] };
+        encode_base64(&[self.header().as_bytes(), data].concat())
+    }
+}
+
 /// One exchange with one server.
 pub struct ScramClient {
     credential: ScramCredential,
     client_nonce: Nonce,
+    binding: ChannelBinding,
     state: State,
     salted_keys: Option<SaltedKeys>,
 }
@@ -49,13 +81,25 @@ enum State {
 impl ScramClient {
     /// Begins an exchange.
     pub fn new(credential: ScramCredential, client_nonce: Nonce) -> ScramClient {
-        ScramClient { credential, client_nonce, state: State::AwaitFirst, salted_keys: None }
+        ScramClient {
+            credential,
+            client_nonce,
+            binding: ChannelBinding::default(),
+            state: State::AwaitFirst,
+            salted_keys: None,
+        }
+    }
+
+    /// The same over a channel that this is to be said of.
+    pub fn with_binding(mut self, binding: ChannelBinding) -> ScramClient {
+        self.binding = binding;
+        self
     }
 
     /// The client-first-message, the data of SASLInitialResponse. PostgreSQL takes the user from the startup message,
     /// so none is named here.
     pub fn client_first(&self) -> Vec<u8> {
-        format!("n,,{}", self.first_bare()).into_bytes()
+        format!("{}{}", self.binding.header(), self.first_bare()).into_bytes()
     }
 
     /// Takes the server-first-message (the data of AuthenticationSASLContinue) and returns the client-final-message
@@ -71,7 +115,7 @@ impl ScramClient {
         if first.nonce.strip_prefix(self.client_nonce.as_str()).is_none_or(str::is_empty) {
             return Err(ScramError::NonceMismatch);
         }
-        let without_proof = format!("c=biws,r={}", first.nonce);
+        let without_proof = format!("c={},r={}", self.binding.repeated(), first.nonce);
         let bare = self.first_bare();
         let auth_message = [bare.as_bytes(), b",", message, b",", without_proof.as_bytes()].concat();
         let keys = self.settle_keys(first)?;

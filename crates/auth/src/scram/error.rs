@@ -73,8 +73,12 @@ pub enum ScramError {
     BindingMismatch,
     /// `r=` is not the nonce of this exchange.
     NonceMismatch,
-    /// The client insists on channel binding under a mechanism without it.
+    /// The client insists on channel binding under a mechanism without it, or of a type that is not supported.
     BindingUnsupported,
+    /// The client chose the mechanism with channel binding, and does not use it.
+    BindingMissing,
+    /// The client could bind the channel and was told that we cannot, which we did not say: somebody stands in between.
+    BindingDowngraded,
     /// The client wants to be authorized as somebody else (`a=`).
     AuthorizationIdentity,
     /// The peer requires an extension (`m=`).
@@ -105,6 +109,7 @@ impl ScramError {
             Empty | TooLong { .. } | EmbeddedNul | UnexpectedAttribute { .. } | MissingEquals { .. } => {
                 Blame::Malformed
             }
+            BindingMissing | BindingDowngraded => Blame::Malformed,
             BadValue { .. } | BadBindingFlag { .. } | TrailingBytes | BindingMismatch | NonceMismatch => {
                 Blame::Malformed
             }
@@ -140,6 +145,11 @@ impl fmt::Display for ScramError {
             BindingMismatch => f.write_str("SCRAM attribute \"c\" does not match the header of the first message"),
             NonceMismatch => f.write_str("SCRAM attribute \"r\" does not match the nonce of this exchange"),
             BindingUnsupported => f.write_str("SCRAM channel binding is not supported under the chosen mechanism"),
+            BindingMissing => f.write_str("SCRAM-SHA-256-PLUS was chosen, but the first message binds no channel"),
+            BindingDowngraded => f.write_str(
+                "the client can bind the channel and believes that the server cannot, but it was offered: \
+                 somebody may stand in between",
+            ),
             AuthorizationIdentity => f.write_str("SCRAM attribute \"a\", authorization identity, is not supported"),
             MandatoryExtension => f.write_str("SCRAM attribute \"m\", a mandatory extension, is not supported"),
             TooManyIterations { iterations } => write!(

@@ -4,11 +4,12 @@
 //! Source: `src/backend/libpq/auth-scram.c`.
 
 use super::attributes::{Attributes, check_nonce};
+use super::binding::END_POINT;
 use super::error::ScramError;
 use super::keys::{ScramKeys, hmac, recover_client_key, server_signature};
 use super::nonce::Nonce;
 use super::secret::ScramSecret;
-use super::{CLIENT_MESSAGE_MAX, MOCK_SALT_LEN, check_size, decode_digest, encode_base64};
+use super::{CLIENT_MESSAGE_MAX, MECHANISM, MECHANISM_PLUS, MOCK_SALT_LEN, check_size, decode_digest, encode_base64};
 
 /// One exchange with one client.
 #[derive(Debug)]
@@ -17,6 +18,10 @@ pub struct ScramServer {
     /// Whether the secret is a mock one, so that no proof may pass.
     doomed: bool,
     server_nonce: Nonce,
+    /// What a channel is bound by, over TLS.
+    end_point: Option<Vec<u8>>,
+    /// The client chose the mechanism with channel binding.
+    plus: bool,
     state: State,
 }
 
@@ -32,7 +37,7 @@ enum State {
 #[derive(Debug)]
 struct Challenge {
     /// The value `c=` must have.
-    binding: &'static str,
+    binding: String,
     /// Both sides' nonces.
     nonce: String,
     /// The AuthMessage so far: client-first-message-bare, comma, server-first-message, comma.
@@ -42,7 +47,7 @@ struct Challenge {
 impl ScramServer {
     /// Begins an exchange with a user whose secret is known.
     pub fn new(secret: ScramSecret, server_nonce: Nonce) -> ScramServer {
-        ScramServer { secret, doomed: false, server_nonce, state: State::AwaitFirst }
+        ScramServer { secret, doomed: false, server_nonce, end_point: None, plus: false, state: State::AwaitFirst }
     }
 
     /// Begins an exchange that will fail with [`ScramError::InvalidProof`], for a user without a usable secret. The
@@ -55,7 +60,24 @@ impl ScramServer {
             stored_key: hmac(mock_key, [b"stored".as_slice(), user]),
             server_key: hmac(mock_key, [b"server".as_slice(), user]),
         };
-        ScramServer { secret, doomed: true, server_nonce, state: State::AwaitFirst }
+        ScramServer { secret, doomed: true, server_nonce, end_point: None, plus: false, state: State::AwaitFirst }
+    }
+
+    /// The connection is encrypted, and [`end_point`](crate::end_point) of our certificate is this: channel binding is offered.
+    pub fn with_end_point(mut self, data: Option<Vec<u8>>) -> ScramServer {
+        self.end_point = data;
+        self
+    }
+
+    /// Mechanisms to offer, the better one first.
+    pub fn mechanisms(&self) -> &'static [&'static str] {
+        if self.end_point.is_some() { &[MECHANISM_PLUS, MECHANISM] } else { &[MECHANISM] }
+    }
+
+    /// The client chose a mechanism. Was it offered?
+    pub fn choose(&mut self, mechanism: &[u8]) -> bool {
+        self.plus = mechanism == MECHANISM_PLUS.as_bytes();
+        self.mechanisms().iter().any(|offered| offered.as_bytes() == mechanism)
     }
 
     /// Takes the client-first-message (the data of SASLInitialResponse) and returns the server-first-message (the data
@@ -65,11 +87,27 @@ impl ScramServer {
             return Err(ScramError::OutOfOrder);
         };
         let first = ClientFirst::parse(message)?;
+        let binding = self.binding(first.flag)?;
         let nonce = format!("{}{}", first.nonce, self.server_nonce.as_str());
         let reply = format!("r={nonce},s={},i={}", encode_base64(&self.secret.salt), self.secret.iterations);
         let auth_message = [first.bare, b",", reply.as_bytes(), b","].concat();
-        self.state = State::AwaitFinal(Challenge { binding: first.binding, nonce, auth_message });
+        self.state = State::AwaitFinal(Challenge { binding, nonce, auth_message });
         Ok(reply.into_bytes())
+    }
+
+    /// The value that `c=` must have. As PostgreSQL, we do not let a client be talked out of what both can do.
+    fn binding(&self, flag: Flag) -> Result<String, ScramError> {
+        match (flag, self.plus, &self.end_point) {
+            (Flag::Bound, true, Some(data)) => {
+                let header = format!("p={END_POINT},,");
+                Ok(encode_base64(&[header.as_bytes(), data].concat()))
+            }
+            (Flag::Bound, ..) => Err(ScramError::BindingUnsupported),
+            (_, true, _) => Err(ScramError::BindingMissing),
+            (Flag::NotOffered, false, Some(_)) => Err(ScramError::BindingDowngraded),
+            (Flag::NotOffered, false, None) => Ok("eSws".into()),
+            (Flag::Unable, false, _) => Ok("biws".into()),
+        }
     }
 
     /// Takes the client-final-message (the data of SASLResponse) and returns the server-final-message (the data of
@@ -113,9 +151,19 @@ impl Challenge {
     }
 }
 
+/// What a client says of channel binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flag {
+    /// `n`: it cannot.
+    Unable,
+    /// `y`: it could, but the mechanism was not offered.
+    NotOffered,
+    /// `p=tls-server-end-point`.
+    Bound,
+}
+
 struct ClientFirst<'a> {
-    /// Base64 of the header, known from its flag.
-    binding: &'static str,
+    flag: Flag,
     bare: &'a [u8],
     nonce: &'a str,
 }
@@ -123,21 +171,25 @@ struct ClientFirst<'a> {
 impl<'a> ClientFirst<'a> {
     fn parse(message: &'a [u8]) -> Result<Self, ScramError> {
         check_size(message, CLIENT_MESSAGE_MAX)?;
-        let (binding, bare) = parse_header(message)?;
+        let (flag, bare) = parse_header(message)?;
         let mut attributes = Attributes::new(bare);
         // The user is the startup message's; libpq sends an empty name here, others send anything.
         attributes.read(b'n')?;
         let nonce = check_nonce(attributes.read(b'r')?)?;
         attributes.skip_extensions()?;
-        Ok(ClientFirst { binding, bare, nonce })
+        Ok(ClientFirst { flag, bare, nonce })
     }
 }
 
-/// Splits the gs2-header off: `n,,` (no channel binding) or `y,,` (the client could, but we did not offer it).
-fn parse_header(message: &[u8]) -> Result<(&'static str, &[u8]), ScramError> {
-    let (binding, rest) = match message {
-        [b'n', rest @ ..] => ("biws", rest),
-        [b'y', rest @ ..] => ("eSws", rest),
+/// Splits the gs2-header off: `n,,`, `y,,` or `p=tls-server-end-point,,`.
+fn parse_header(message: &[u8]) -> Result<(Flag, &[u8]), ScramError> {
+    let (flag, rest) = match message {
+        [b'n', rest @ ..] => (Flag::Unable, rest),
+        [b'y', rest @ ..] => (Flag::NotOffered, rest),
+        [b'p', b'=', rest @ ..] => match rest.strip_prefix(END_POINT.as_bytes()) {
+            Some(rest) => (Flag::Bound, rest),
+            None => return Err(ScramError::BindingUnsupported),
+        },
         [b'p', ..] => return Err(ScramError::BindingUnsupported),
         _ => return Err(ScramError::BadBindingFlag { found: message.first().copied() }),
     };
@@ -145,7 +197,7 @@ fn parse_header(message: &[u8]) -> Result<(&'static str, &[u8]), ScramError> {
         return Err(ScramError::BadBindingFlag { found: rest.first().copied() });
     };
     match rest {
-        [b',', bare @ ..] => Ok((binding, bare)),
+        [b',', bare @ ..] => Ok((flag, bare)),
         [b'a', ..] => Err(ScramError::AuthorizationIdentity),
         _ => Err(ScramError::UnexpectedAttribute { expected: b',', found: rest.first().copied() }),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgsluice_console::Access;
-use pgsluice_session::{AuthMethod, ClientLogin, Identity, LoginWant, Refusal, Replication, Settings};
+use pgsluice_session::{ClientLogin, Identity, LoginWant, Refusal, Replication, Settings};
 use pgsluice_wire::{PROTOCOL_3_2, Severity};
 use rustls::ServerConfig;
 use tokio::task::spawn_local;
@@ -101,7 +101,7 @@ impl Front {
                     stream.write_all(&out).await.map_err(|_| None)?;
                     out.clear();
                     let (plain, offer) = (place.take().ok_or(None)?, offer.clone().ok_or(None)?);
-                    *place = Some(self.encrypt(plain, offer, &std::mem::take(&mut inbox)).await.ok_or(None)?);
+                    *place = Some(self.encrypt(plain, offer.config, &std::mem::take(&mut inbox)).await.ok_or(None)?);
                     login.set_encrypted();
                 }
                 LoginWant::Method => {
@@ -109,7 +109,8 @@ impl Front {
                     if must && !login.is_encrypted() && !matches!(stream, Stream::Unix(_)) {
                         return Err(Some(Refusal::TlsRequired));
                     }
-                    let method = self.auth_method(login.identity())?;
+                    let end_point = offer.as_ref().filter(|_| login.is_encrypted()).and_then(|o| o.end_point.clone());
+                    let method = self.method_for(&login.identity().user, end_point)?;
                     login.authenticate(method, &mut out);
                 }
                 LoginWant::Cancel { pid, secret } => {
@@ -144,10 +145,6 @@ impl Front {
                 None
             }
         }
-    }
-
-    fn auth_method(&self, identity: &Identity) -> Result<AuthMethod, Refusal> {
-        self.method_for(&identity.user)
     }
 
     async fn admit(self: Rc<Self>, stream: Stream, mut client: LoggedIn) {

@@ -144,7 +144,8 @@ impl Front {
         let (mut out, mut inbox) = (Vec::new(), Vec::new());
         let params = target.params.iter().map(|(n, v)| (*n, v.as_str())).chain(extra.iter().copied());
         let proof = (target.credential(known), Nonce::from_entropy(random()));
-        let mut login = ServerLogin::new(version, (&target.user, &target.dbname), params, proof, &mut out);
+        let mut login = ServerLogin::new(version, (&target.user, &target.dbname), params, proof, &mut out)
+            .with_end_point(stream.end_point());
         let judge = |login: &ServerLogin, failure: LoginFailure| {
             let for_version = login.may_be_for_version(&failure);
             (failure, for_version)

@@ -7,8 +7,9 @@ use pgsluice_session::{AuthMethod, Refusal};
 use super::{Front, random};
 
 impl Front {
-    /// What this user has to pass, known or not: an unknown one is asked the same, and fails.
-    pub(super) fn method_for(&self, user: &str) -> Result<AuthMethod, Refusal> {
+    /// What this user has to pass, known or not: an unknown one is asked the same, and fails. `end_point`: what an encrypted
+    /// channel can be bound by.
+    pub(super) fn method_for(&self, user: &str, end_point: Option<Vec<u8>>) -> Result<AuthMethod, Refusal> {
         let config = self.config();
         let listed = config.users.get(user);
         let text = listed.and_then(|u| u.password.clone());
@@ -19,7 +20,9 @@ impl Front {
             AuthType::Trust => return Err(Refusal::UnknownRole(user.into())),
             AuthType::Plain => AuthMethod::Plain(secret),
             AuthType::Md5 if !matches!(secret, Some(Secret::Scram(_))) => AuthMethod::Md5(secret, random()),
-            AuthType::Md5 | AuthType::ScramSha256 => AuthMethod::Scram(Box::new(self.scram(user, text, secret))),
+            AuthType::Md5 | AuthType::ScramSha256 => {
+                AuthMethod::Scram(Box::new(self.scram(user, text, secret).with_end_point(end_point)))
+            }
         })
     }
 

@@ -44,11 +44,19 @@ pub fn check_tls(settings: &Settings) -> Result<(), Problem> {
 #[derive(Debug)]
 pub(super) struct Tls {
     /// None: clients are not offered it.
-    pub(super) clients: Option<Arc<ServerConfig>>,
+    pub(super) clients: Option<ForClients>,
     /// None: servers are not asked for it.
     servers: Option<Arc<ClientConfig>>,
     /// The files, as they were when they were read.
     files: Vec<(PathBuf, Stamp)>,
+}
+
+/// What clients are offered.
+#[derive(Clone, Debug)]
+pub(super) struct ForClients {
+    pub(super) config: Arc<ServerConfig>,
+    /// What they can bind the channel by; see [`pgsluice_auth::end_point`].
+    pub(super) end_point: Option<Vec<u8>>,
 }
 
 /// When a file was written and how long it is; none if it cannot be seen.
@@ -78,7 +86,7 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let clients = match settings.client_tls_sslmode {
             SslMode::Disable => None,
-            mode => Some(Arc::new(for_clients(settings, mode, &provider)?)),
+            mode => Some(for_clients(settings, mode, &provider)?),
         };
         let servers = match settings.server_tls_sslmode {
             SslMode::Disable => None,
@@ -92,7 +100,7 @@ impl Tls {
     }
 }
 
-fn for_clients(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, Problem> {
+fn for_clients(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider>) -> Result<ForClients, Problem> {
     let (cert, key) = identity(
         ("client_tls_cert_file", &settings.client_tls_cert_file),
         ("client_tls_key_file", &settings.client_tls_key_file),
@@ -109,6 +117,7 @@ fn for_clients(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider
         }
         _ => builder.with_no_client_auth(),
     };
+    let end_point = cert.first().and_then(|own| pgsluice_auth::end_point(own));
     let mut config = builder.with_single_cert(cert, key).map_err(|e| {
         let path = settings.client_tls_key_file.clone().unwrap_or_default();
         wrong("client_tls_key_file", &path, e)
@@ -119,7 +128,7 @@ fn for_clients(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider
         Ok(ticketer) => config.ticketer = ticketer,
         Err(error) => warn!(%error, "TLS sessions cannot be resumed"),
     }
-    Ok(config)
+    Ok(ForClients { config: Arc::new(config), end_point })
 }
 
 fn for_servers(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider>) -> Result<ClientConfig, Problem> {
