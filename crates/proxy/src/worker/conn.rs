@@ -81,11 +81,13 @@ impl Conn {
         }
     }
 
-    /// Says good-bye; whether it is heard does not matter.
+    /// Says good-bye, unless that would be read as the rest of a message; whether it is heard does not matter.
     pub(crate) fn close(self) {
-        let mut bye = Vec::new();
-        FrontendWriter(&mut bye).bare(frontend::TERMINATE);
-        let _ = self.stream.try_write(&bye);
+        if !self.deaf && self.outbox.is_empty() {
+            let mut bye = Vec::new();
+            FrontendWriter(&mut bye).bare(frontend::TERMINATE);
+            let _ = self.stream.try_write(&bye);
+        }
         self.stream.say_goodbye();
     }
 }

@@ -94,6 +94,7 @@ impl Client {
             self.worker.send_cancel(&mut link.conn, &mut link.server, &spec, None);
         }
         state.pool(self.pool).pool.lose();
+        link.conn.deaf = true;
         self.worker.lose(self.pool, *link.conn);
     }
 }
