@@ -431,13 +431,7 @@ impl Server {
             self.last_words = Some(body.into());
             return false;
         }
-        if std::mem::take(&mut self.copy_synced) {
-            // Did the COPY read the Sync, or was it behind the error? The answer to it, if there is one, is nobody's.
-            self.set_close_needed();
-        }
-        if std::mem::take(&mut self.copying_in) && !self.ledger.is_empty() {
-            self.ledger.fail_copy(self.copy_syncs);
-        }
+        self.fail_copy();
         let audit_failed = self.fail_audit();
         let Some(front) = self.ledger.front() else { return session.is_some() };
         let mut shown = session.is_some();

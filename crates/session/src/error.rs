@@ -216,8 +216,6 @@ pub enum Refusal {
     Unencrypted,
     /// It has to be encrypted, and is not.
     TlsRequired,
-    /// It has to show a certificate, and has not.
-    CertificateRequired,
     /// A role that is not in the configuration, where nobody is asked for a password.
     UnknownRole(Box<str>),
     /// A first message that cannot be read, or asks for what cannot be.
@@ -325,11 +323,6 @@ impl Refusal {
                 sqlstate::INVALID_AUTHORIZATION,
                 "connections have to be encrypted here (client_tls_sslmode)".into(),
                 "Connect with sslmode=require or stricter.",
-            ),
-            CertificateRequired => (
-                sqlstate::INVALID_AUTHORIZATION,
-                "connection requires a valid client certificate".into(),
-                "Connect with sslcert and sslkey.",
             ),
             UnknownRole(role) => (sqlstate::INVALID_AUTHORIZATION, format!("role \"{role}\" does not exist"), ""),
             Startup(fault) => fault.text(),

@@ -416,6 +416,17 @@ impl Server {
         Cleanup::Wait
     }
 
+    /// An error ends a COPY, if one is under way.
+    pub(crate) fn fail_copy(&mut self) {
+        if std::mem::take(&mut self.copy_synced) {
+            // Did the COPY read the Sync, or was it behind the error? The answer to it, if there is one, is nobody's.
+            self.set_close_needed();
+        }
+        if std::mem::take(&mut self.copying_in) && !self.ledger.is_empty() {
+            self.ledger.fail_copy(self.copy_syncs);
+        }
+    }
+
     /// Ends what the client began and cannot end any more.
     fn end_batch(&mut self, out: &mut Vec<u8>) {
         if !self.ledger.is_empty() {
