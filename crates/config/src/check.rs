@@ -103,9 +103,19 @@ impl Check<'_> {
             if self.config.settings.auth_type == AuthType::Any && database.user.is_none() {
                 self.conflict(&path, Conflict::NeedsForcedUser);
             }
+            if let Some(place) = &database.auth_dbname {
+                self.auth_database(&format!("{path}.auth_dbname"), place);
+            }
             if database.password.is_some() && database.user.is_none() {
                 self.warn(&format!("{path}.password"), WarningKind::PasswordWithoutUser);
             }
+        }
+    }
+
+    fn auth_database(&mut self, key: &str, name: &str) {
+        let is_one = self.config.database(name).is_some() && !RESERVED_DATABASES.contains(&name);
+        if !name.is_empty() && !is_one && !self.report.blames("databases") {
+            self.conflict(key, Conflict::AuthDatabase(name.into()));
         }
     }
 
@@ -198,11 +208,13 @@ impl Check<'_> {
         if settings.auth_type == AuthType::Any {
             return;
         }
-        if users.is_empty() {
+        self.auth_database("auth_dbname", &settings.auth_dbname);
+        let asks = !settings.auth_user.is_empty() || config.databases.values().any(|d| d.auth_user.is_some());
+        if users.is_empty() && !asks {
             return self.warn("users", WarningKind::NoUsers);
         }
         for (key, names) in [("admin_users", &settings.admin_users), ("stats_users", &settings.stats_users)] {
-            for name in names.iter().filter(|name| !users.contains_key(*name)) {
+            for name in names.iter().filter(|name| !asks && !users.contains_key(*name)) {
                 self.warn(key, WarningKind::UnknownConsoleUser(name.clone()));
             }
         }

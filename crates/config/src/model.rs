@@ -107,6 +107,12 @@ entry! {
         user: Option<String> as Maybe<Text> = None;
         /// The forced user's password on the server.
         password: Option<Secret> as Maybe<Secret> = None;
+        /// User who asks PostgreSQL for the secrets of users that are not listed.
+        auth_user: Option<String> as Maybe<Text> = None;
+        /// How it asks.
+        auth_query: Option<String> as Maybe<Text> = None;
+        /// Entry of [databases] on whose PostgreSQL it asks.
+        auth_dbname: Option<String> as Maybe<Text> = None;
         /// Pool mode; a user's own wins.
         pool_mode: Option<PoolMode> as Maybe<PoolMode> = None;
         /// Servers per pool; a user's own wins.
@@ -238,6 +244,20 @@ impl Config {
     pub fn rows(&self) -> Vec<SettingRow> {
         let dialect = self.source.as_deref().map_or(Dialect::Toml, Dialect::of);
         self.settings.rows_in(dialect)
+    }
+
+    /// Who asks PostgreSQL for the secrets of this database's users, if anybody does.
+    pub fn auth_user(&self, database: &str) -> Option<&str> {
+        let own = self.database(database).and_then(|(entry, _)| entry.auth_user.as_deref());
+        Some(own.unwrap_or(&self.settings.auth_user)).filter(|user| !user.is_empty())
+    }
+
+    /// With which query, and on which entry's PostgreSQL, if the configuration says so.
+    pub fn auth_query(&self, database: &str) -> (&str, Option<&str>) {
+        let (entry, s) = (self.database(database).map(|(entry, _)| entry), &self.settings);
+        let query = entry.and_then(|e| e.auth_query.as_deref()).unwrap_or(&s.auth_query);
+        let place: &str = entry.and_then(|e| e.auth_dbname.as_deref()).unwrap_or(&s.auth_dbname);
+        (query, Some(place).filter(|place| !place.is_empty()))
     }
 
     /// When a server of this pool goes back.

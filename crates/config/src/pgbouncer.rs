@@ -12,8 +12,6 @@ pub(crate) enum Verdict {
     Refused(&'static str),
 }
 
-const NO_AUTH_QUERY: &str = "looking users up in the database is not supported yet; list them in auth_file and remove \
-                             this key";
 const NO_EXEC_BAN: &str = "refusing simple queries is not supported, and this file asks for it; remove this key";
 const NO_SETUID: &str = "pgsluice does not change its user; start it as that user and remove this key";
 
@@ -21,7 +19,6 @@ const NO_SETUID: &str = "pgsluice does not change its user; start it as that use
 pub(crate) fn setting(key: &str, value: &str) -> Option<Verdict> {
     let value = value.to_ascii_lowercase();
     Some(match key {
-        "auth_user" | "auth_query" => unless_empty(&value, NO_AUTH_QUERY),
         "user" => unless_empty(&value, NO_SETUID),
         "disable_pqexec" => unless_empty(&value, NO_EXEC_BAN),
         _ if !DROPPED.contains(&key) => return None,
@@ -33,8 +30,7 @@ pub(crate) fn setting(key: &str, value: &str) -> Option<Verdict> {
 /// What becomes of a key of a `[databases]` entry.
 pub(crate) fn database_key(key: &str, value: &str) -> Option<Verdict> {
     match key {
-        "auth_user" | "auth_query" => Some(unless_empty(value, NO_AUTH_QUERY)),
-        "auth_dbname" | "load_balance_hosts" | "max_db_client_connections" => Some(dropped_unless_off(value)),
+        "load_balance_hosts" | "max_db_client_connections" => Some(dropped_unless_off(value)),
         _ => None,
     }
 }
@@ -50,12 +46,11 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
 }
 
 /// Keys whose value decides whether the file is refused.
-const REFUSED: &[&str] = &["auth_query", "auth_user", "disable_pqexec", "user"];
+const REFUSED: &[&str] = &["disable_pqexec", "user"];
 
 /// Every key of `[pgbouncer]` that is dropped with a warning.
 const DROPPED: &[&str] = &[
     "application_name_add_host",
-    "auth_dbname",
     "auth_hba_file",
     "auth_ident_file",
     "auth_ldap_options",
@@ -118,7 +113,6 @@ mod tests {
 
     #[test]
     fn protection_asked_for_is_refused() {
-        assert!(matches!(setting("auth_user", "pgbouncer"), Some(Verdict::Refused(_))));
         assert!(matches!(setting("disable_pqexec", "1"), Some(Verdict::Refused(_))));
         assert!(matches!(setting("user", "postgres"), Some(Verdict::Refused(_))));
         assert_eq!(setting("so_reuseport", "1"), Some(Verdict::Dropped));

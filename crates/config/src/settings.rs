@@ -179,6 +179,18 @@ settings! {
         auth_type: AuthType as AuthType = "scram-sha-256" / "md5" => reload;
         /// File of users and their secrets, a line `"user" "secret"` each (userlist.txt).
         auth_file: Option<PathBuf> as OptionalPath = "" => reload;
+        /// User who asks PostgreSQL for the secrets of users that are not listed here; a database's own wins. Its own password is
+        /// to be listed. Empty: nobody is asked for.
+        auth_user: String as Text = "" => reload;
+        /// How it asks: a query with the user's name in the place of `$1` that returns one row of name and secret, or none.
+        auth_query: String as Text = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
+            FROM pg_authid WHERE rolname=$1 AND rolcanlogin" => reload;
+        /// Entry of [databases] on whose PostgreSQL it asks; empty: the one that the client wants.
+        auth_dbname: String as Text = "" => reload;
+        /// Seconds for which an answer is used again, unless a password was wrong meanwhile; 0: it is asked at every login.
+        auth_query_cache: Duration as Seconds = "10" => reload;
+        /// Seconds that the answer to a wrong password is kept back; 0: it is not.
+        auth_failure_delay: Duration as Seconds = "1" => reload;
         /// Users who may do everything in the console.
         admin_users: Vec<String> as Names = "" => reload;
         /// Users who may only look.

@@ -253,9 +253,8 @@ fn one_line_each_in_ini() {
         ("client_tls_sslmod = require", "client_tls_sslmod: unknown key; did you mean client_tls_sslmode?"),
         ("listen_port = 1\nlisten_port = 2", "listen_port: given before, in line 2; remove one of the two"),
         (
-            "auth_query = SELECT 1",
-            "auth_query: looking users up in the database is not supported yet; list them in auth_file and remove this \
-             key",
+            "auth_dbname = pgbouncer",
+            "auth_dbname: \"pgbouncer\" is no database here that could be asked; name an entry of [databases]",
         ),
         (
             "auth_type = hba",
@@ -272,9 +271,9 @@ fn one_line_each_in_ini() {
         assert_eq!(found, [format!("pgbouncer.ini:{last}: {message}")], "{line}");
     }
     assert_eq!(
-        ini("[databases]\na = auth_user=x\n"),
-        ["pgbouncer.ini:2: databases.a.auth_user: looking users up in the database is not supported yet; list them \
-             in auth_file and remove this key"]
+        ini("[databases]\na = auth_user=x auth_dbname=b\n"),
+        ["pgbouncer.ini:2: databases.a.auth_dbname: \"b\" is no database here that could be asked; name an entry of \
+             [databases]"]
     );
 }
 

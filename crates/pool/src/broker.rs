@@ -218,6 +218,14 @@ impl Broker {
         self.note(pool);
     }
 
+    /// What made the logins of a pool fail is over: it is tried again at once.
+    pub fn forget_failures(&mut self, pool: PoolId) {
+        let entry = &mut self.pools[pool.0];
+        entry.failures = 0;
+        entry.retry_at = None;
+        self.note(pool);
+    }
+
     /// An open server is gone; `shed` if the broker had asked for it.
     pub fn handle_closed(&mut self, pool: PoolId, worker: usize, shed: bool) {
         let share = &mut self.pools[pool.0].shares[worker];

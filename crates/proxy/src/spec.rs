@@ -28,6 +28,8 @@ pub(crate) struct Target {
     pub(crate) address: Address,
     pub(crate) dbname: String,
     pub(crate) user: String,
+    /// The user is the client's own, and not one that the configuration names: what clients proved may open it.
+    pub(crate) is_own: bool,
     pub(crate) secret: Option<pgsluice_config::Secret>,
     pub(crate) params: Vec<(&'static str, String)>,
     pub(crate) connect_query: Option<String>,
@@ -82,51 +84,50 @@ pub(crate) struct PoolSpec {
 }
 
 impl PoolSpec {
-    /// The pool that serves `client_user` on the configured database `name`.
+    /// The pool of `user`, as the server knows it, on the configured database `name`.
     pub(crate) fn resolve(
         config: &Config,
         name: &str,
-        client_user: &str,
+        user: &str,
         at_start: &Settings,
         id: PoolId,
     ) -> Option<Arc<Self>> {
         let (database, _) = config.database(name)?;
-        let user = database.user.clone().unwrap_or_else(|| client_user.to_owned());
         let s = &config.settings;
         let zero_is_everything = |d: Duration| if d.is_zero() { Duration::from_secs(3600) } else { d };
         Some(Arc::new(Self {
             id,
             database: name.into(),
-            target: target(config, database, name, &user),
+            target: target(config, database, name, user),
             at_start: at_start.clone(),
-            pooling: match config.pool_mode(name, &user) {
+            pooling: match config.pool_mode(name, user) {
                 PoolMode::Session => Pooling::Session,
                 PoolMode::Transaction => Pooling::Transaction,
                 PoolMode::Statement => Pooling::Statement,
             },
             max_prepared: s.max_prepared_statements as usize,
-            tracking: tracking(config, name, client_user),
+            tracking: tracking(config, name, user),
             limits: PoolLimits {
-                size: config.pool_size(name, &user),
+                size: config.pool_size(name, user),
                 // What a client's own parameters made is kept for nobody.
-                min: if at_start.is_empty() { config.pool_minimum(name, &user) } else { 0 },
-                weight: config.pool_weight(name, &user),
-                reserve: config.reserve_pool_size(name, &user),
+                min: if at_start.is_empty() { config.pool_minimum(name, user) } else { 0 },
+                weight: config.pool_weight(name, user),
+                reserve: config.reserve_pool_size(name, user),
                 reserve_timeout: s.reserve_pool_timeout,
                 retry_max: s.server_login_retry,
                 database: (name.into(), config.max_db_connections(name)),
-                user: (user.clone(), config.max_user_connections(&user)),
+                user: (user.to_owned(), config.max_user_connections(user)),
                 dbname: database.dbname.clone().unwrap_or_else(|| name.into()),
             },
             waiting: {
-                let most = config.max_pool_waiting(name, &user);
+                let most = config.max_pool_waiting(name, user);
                 (most.div_ceil(s.workers.max(1)) as usize, most)
             },
             timeouts: Timeouts {
                 query_wait_notify: s.query_wait_notify,
-                query: config.query_timeout(&user),
-                idle_transaction: config.idle_transaction_timeout(&user),
-                transaction: config.transaction_timeout(&user),
+                query: config.query_timeout(user),
+                idle_transaction: config.idle_transaction_timeout(user),
+                transaction: config.transaction_timeout(user),
                 server_idle: s.server_idle_timeout,
                 server_lifetime: config.server_lifetime(name),
                 cleanup: zero_is_everything(s.cancel_wait_timeout),
@@ -154,6 +155,7 @@ pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &st
         address: Address { host: database.host.clone().unwrap_or_else(|| "127.0.0.1".into()), port: database.port },
         dbname: database.dbname.clone().unwrap_or_else(|| name.into()),
         user: user.into(),
+        is_own: !forced && config.auth_user(name) != Some(user),
         secret,
         params: params.into_iter().filter_map(|(n, v)| v.clone().map(|v| (n, v))).collect(),
         connect_query: database.connect_query.clone(),

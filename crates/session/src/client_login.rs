@@ -3,7 +3,7 @@
 //! Which method a client has to pass is the caller's to say ([`ClientLogin::authenticate`]); parameters of the server and
 //! the key for cancel requests are sent by the caller afterwards.
 
-use pgsluice_auth::{ScramServer, Secret, verify_md5, verify_plain};
+use pgsluice_auth::{ScramKeys, ScramServer, Secret, verify_md5, verify_plain};
 use pgsluice_wire::{
     BackendWriter, BadStartup, HEAD_LEN, Head, Malformed, PROTOCOL_3_2, SSL_CODE, SaslInitial, Startup, StartupParams,
     tag::frontend,
@@ -80,11 +80,13 @@ pub struct ClientLogin {
     tls: Tls,
     encryption_requests: u32,
     identity: Identity,
+    keys: Option<ScramKeys>,
 }
 
 impl Default for ClientLogin {
     fn default() -> Self {
-        Self { state: State::Startup, tls: Tls::Declined, encryption_requests: 0, identity: Identity::default() }
+        let (state, tls) = (State::Startup, Tls::Declined);
+        Self { state, tls, encryption_requests: 0, identity: Identity::default(), keys: None }
     }
 }
 
@@ -104,9 +106,19 @@ impl ClientLogin {
         self.tls == Tls::InForce
     }
 
+    /// Does it have to prove who it is, with what comes next?
+    pub fn is_proving(&self) -> bool {
+        !matches!(self.state, State::Startup | State::Method | State::Done)
+    }
+
     /// Who it is; meaningful from [`LoginWant::Method`] on.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The SCRAM keys that the client proved to have, whether it sent a proof or the password itself; to be had once.
+    pub fn take_keys(&mut self) -> Option<ScramKeys> {
+        self.keys.take()
     }
 
     /// Reads from the client; answers are appended to `out`. Returns the bytes consumed, and what is next.
@@ -216,6 +228,9 @@ impl ClientLogin {
         let password = body.strip_suffix(&[0]).unwrap_or(body);
         let state = std::mem::replace(&mut self.state, State::Done);
         match state {
+            State::Plain(Some(Secret::Scram(secret))) => {
+                self.keys = Some(secret.keys_of(password).ok_or_else(wrong)?);
+            }
             State::Plain(secret) => {
                 let good = secret.is_some_and(|s| verify_plain(&s, user.as_bytes(), password));
                 good.then_some(()).ok_or_else(wrong)?;
@@ -236,6 +251,7 @@ impl ClientLogin {
             }
             State::ScramFinal(mut server) => {
                 let reply = server.handle_client_final(body).map_err(|_| wrong())?;
+                self.keys = server.keys().cloned();
                 BackendWriter(out).auth_sasl_final(&reply);
             }
             State::Startup | State::Method | State::Done => {

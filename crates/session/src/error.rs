@@ -177,6 +177,10 @@ pub enum Refusal {
     UnknownDatabase(Box<str>),
     /// The password, or whatever else was to be proven, is wrong; or there is no such user.
     BadPassword(Box<str>),
+    /// Whether the password is right cannot be found out now.
+    CannotAuthenticate(Box<str>),
+    /// Too many wrong passwords of this user came from the same place in the last moment.
+    TooManyFailures(Box<str>),
     /// The startup message names no user.
     NoUser,
     /// The user may not log in to the console.
@@ -270,6 +274,16 @@ impl Refusal {
             BadPassword(user) => {
                 (sqlstate::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""), "")
             }
+            CannotAuthenticate(user) => (
+                sqlstate::CANNOT_CONNECT_NOW,
+                format!("cannot authenticate user \"{user}\" at the moment"),
+                "The log of pgsluice says why.",
+            ),
+            TooManyFailures(user) => (
+                sqlstate::INVALID_AUTHORIZATION,
+                format!("too many wrong passwords for user \"{user}\" from here"),
+                "Try again in a moment (auth_failure_delay).",
+            ),
             NoUser => {
                 (sqlstate::INVALID_AUTHORIZATION, "no PostgreSQL user name specified in startup packet".into(), "")
             }

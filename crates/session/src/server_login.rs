@@ -19,7 +19,7 @@ use crate::server::{CancelKey, Server};
 const LOGIN_MESSAGE_MAX: usize = 1 << 16;
 
 /// What we can prove.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerCredential {
     /// Nothing: trust or peer only.
     None,
@@ -27,6 +27,13 @@ pub enum ServerCredential {
     Secret(Secret, Option<SaltedKeys>),
     /// SCRAM keys without the password.
     Keys(ScramKeys),
+}
+
+impl ServerCredential {
+    /// Is it a password, or its MD5? Neither is a SCRAM secret, which opens nothing.
+    pub fn is_password(&self) -> bool {
+        matches!(self, Self::Secret(Secret::Plain(_) | Secret::Md5(_), _))
+    }
 }
 
 /// Why a login failed.

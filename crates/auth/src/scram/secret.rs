@@ -56,10 +56,12 @@ impl ScramSecret {
         format!("{MECHANISM}${}:{salt}${stored}:{server}", self.iterations)
     }
 
-    /// Whether the secret was made from `password`; in constant time after the salted hash.
-    pub(crate) fn matches(&self, password: &[u8]) -> bool {
+    /// The keys of who knows the password, if this is it: they open a server that has the same secret. In constant time after the
+    /// salted hash. An empty password is never right.
+    pub fn keys_of(&self, password: &[u8]) -> Option<ScramKeys> {
         let keys = ScramKeys::derive(password, &self.salt, self.iterations);
-        keys.server_key.ct_eq(&self.server_key).into()
+        let matches: bool = keys.server_key.ct_eq(&self.server_key).into();
+        (matches && !password.is_empty()).then_some(keys)
     }
 }
 

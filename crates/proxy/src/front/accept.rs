@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgsluice_console::Access;
-use pgsluice_session::{ClientLogin, Identity, LoginWant, Refusal, Replication, Settings};
+use pgsluice_session::{ClientLogin, Identity, LoginWant, Refusal, Replication, ServerCredential, Settings};
 use pgsluice_wire::{PROTOCOL_3_2, Severity};
 use rustls::ServerConfig;
 use tokio::task::spawn_local;
@@ -30,6 +30,8 @@ pub(super) struct LoggedIn {
     pub(super) identity: Identity,
     pub(super) early: Vec<u8>,
     pub(super) late: Vec<u8>,
+    /// What it proved, if that opens a server.
+    pub(super) learnt: Option<ServerCredential>,
 }
 
 impl Front {
@@ -51,30 +53,29 @@ impl Front {
         let settings = self.config().settings.clone();
         stream.tune(settings.tcp_keepalive);
         let mut place = Some(stream);
-        let logged_in = {
+        let outcome = {
             let _count = Count::begin(&self, |state| &mut state.logins);
             let busy = self.cell.borrow().logins > settings.max_client_conn as usize + LOGINS_SPARE;
             let limit = settings.client_login_timeout;
-            let outcome = if busy {
+            if busy {
                 Err(Some(Refusal::TooManyClients { max: settings.max_client_conn }))
             } else if limit.is_zero() {
                 self.log_in(&mut place).await
             } else {
                 let login = tokio::time::timeout(limit, self.log_in(&mut place));
                 login.await.unwrap_or(Err(Some(Refusal::LoginTimeout)))
-            };
-            match outcome {
-                Ok(logged_in) => logged_in,
-                Err(refusal) => {
-                    if let (Some(stream), Some(refusal)) = (&place, refusal) {
-                        self.turn_away(stream, &refusal, Vec::new());
-                    }
-                    return;
-                }
             }
         };
-        if let Some(stream) = place {
-            self.admit(stream, logged_in).await;
+        let Some(stream) = place else { return };
+        match outcome {
+            Ok(logged_in) => self.admit(stream, logged_in).await,
+            Err(None) => {}
+            Err(Some(refusal)) => {
+                if let Refusal::BadPassword(user) = &refusal {
+                    self.hold_back(&stream.ends().peer.0, user).await;
+                }
+                self.turn_away(&stream, &refusal, Vec::new());
+            }
         }
     }
 
@@ -83,11 +84,17 @@ impl Front {
     async fn log_in(self: &Rc<Self>, place: &mut Option<Stream>) -> Result<LoggedIn, Option<Refusal>> {
         let offer = self.tls.borrow().clients.clone().filter(|_| !matches!(place, Some(Stream::Unix(_))));
         let mut login = if offer.is_some() { ClientLogin::offering_tls() } else { ClientLogin::default() };
-        let (mut inbox, mut out) = (Vec::new(), Vec::new());
+        let (mut inbox, mut out, mut found) = (Vec::new(), Vec::new(), None);
         loop {
             let stream = place.as_ref().ok_or(None)?;
+            if login.is_proving() {
+                self.check_failures(&stream.ends().peer.0, &login.identity().user)?;
+            }
             let step = login.handle(&inbox, &mut out);
-            let (taken, want) = step.map_err(Some)?;
+            if let Err(Refusal::BadPassword(user)) = &step {
+                self.forget_secret(&login.identity().database, user);
+            }
+            let (taken, want) = step?;
             inbox.drain(..taken);
             match want {
                 LoginWant::More => {
@@ -107,18 +114,20 @@ impl Front {
                 LoginWant::Method => {
                     let must = self.config().settings.client_tls_sslmode.is_strict();
                     if must && !login.is_encrypted() && !matches!(stream, Stream::Unix(_)) {
-                        return Err(Some(Refusal::TlsRequired));
+                        return Err(Refusal::TlsRequired.into());
                     }
                     let end_point = offer.as_ref().filter(|_| login.is_encrypted()).and_then(|o| o.end_point.clone());
-                    let method = self.method_for(&login.identity().user, end_point)?;
-                    login.authenticate(method, &mut out);
+                    let gate = self.gate_for(login.identity(), end_point).await?;
+                    found = gate.found;
+                    login.authenticate(gate.method, &mut out);
                 }
                 LoginWant::Cancel { pid, secret } => {
                     self.pass_cancel(pid, secret).await;
                     return Err(None);
                 }
                 LoginWant::Done => {
-                    return Ok(LoggedIn { identity: login.identity().clone(), early: inbox, late: out });
+                    let learnt = login.take_keys().map(ServerCredential::Keys).or(found);
+                    return Ok(LoggedIn { identity: login.identity().clone(), early: inbox, late: out, learnt });
                 }
             }
         }
@@ -164,7 +173,7 @@ impl Front {
         if client.identity.replication != Replication::No {
             return self.admit_replication(stream, client).await;
         }
-        match self.admission(&client.identity) {
+        match self.admission(&client.identity, client.learnt.take()) {
             Ok(pool) => {
                 if let Some((worker, new)) = self.introduce(stream, client, pool) {
                     self.tell(worker, ToWorker::Client(Box::new(new)));
@@ -182,17 +191,12 @@ impl Front {
         pool: Arc<PoolSpec>,
     ) -> Option<(usize, NewClient)> {
         let config = self.config();
-        let LoggedIn { identity: Identity { user, database, version, settings, replication, .. }, early, late } =
-            client;
+        let LoggedIn { identity, early, late, .. } = client;
+        let Identity { user, database, version, settings, replication, .. } = identity;
         let (ends, id, pid) = (stream.ends(), self.next_id(), self.next_pid());
         let parcel = stream.pack().ok()?;
-        let worker = {
-            let mut state = self.cell.borrow_mut();
-            state.next_worker = (state.next_worker + 1) % self.workers.len();
-            let worker = state.next_worker;
-            state.clients.insert(pid, worker);
-            worker
-        };
+        let worker = self.next_worker();
+        self.cell.borrow_mut().clients.insert(pid, worker);
         if config.settings.log_connections {
             info!(client = id, %user, %database, from = %format!("{}:{}", ends.peer.0, ends.peer.1), "client logged in");
         }
@@ -220,13 +224,20 @@ impl Front {
     }
 
     /// May this client have a session now, and in which pool?
-    fn admission(self: &Rc<Self>, identity: &Identity) -> Result<Arc<PoolSpec>, Refusal> {
+    fn admission(
+        self: &Rc<Self>,
+        identity: &Identity,
+        learnt: Option<ServerCredential>,
+    ) -> Result<Arc<PoolSpec>, Refusal> {
         let Identity { user, database, at_start, fault, .. } = identity;
         self.check_room(database)?;
         match fault {
             Some(fault) => Err(fault.clone().into()),
             None if is_delay(at_start) => Err(Refusal::Unsupported("a post_auth_delay other than 0".into())),
-            None => self.pool(database, user, at_start),
+            None => {
+                self.learn(database, user, learnt);
+                self.pool(database, user, at_start)
+            }
         }
     }
 

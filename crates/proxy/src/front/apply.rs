@@ -48,6 +48,7 @@ impl Front {
         config.settings.keep_fixed(&old.settings);
         let config = Arc::new(config);
         *self.config.borrow_mut() = config.clone();
+        self.answers.borrow_mut().forget_all();
         self.apply_budget(&config);
         self.know_clusters();
         self.apply_pools(&config);
@@ -71,7 +72,8 @@ impl Front {
         let count = self.cell.borrow().pools.len();
         for index in 0..count {
             let before = self.cell.borrow().pools[index].spec.clone();
-            let new = PoolSpec::resolve(config, &before.database, &before.target.user, &before.at_start, before.id);
+            let user = server_user(config, &before);
+            let new = PoolSpec::resolve(config, &before.database, user, &before.at_start, before.id);
             if let Some(spec) = new.filter(|new| **new != *before) {
                 self.replace_pool(&before, spec);
             }
@@ -101,4 +103,12 @@ impl Front {
         self.set_minimums(&mut state);
         self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch });
     }
+}
+
+/// The user that a pool's servers log in as.
+fn server_user<'a>(config: &'a Config, pool: &'a PoolSpec) -> &'a str {
+    let before = pool.target.user.as_str();
+    let forced = config.database(&pool.database).and_then(|(entry, _)| entry.user.as_deref());
+    // Who asks for secrets is nobody's client.
+    if config.auth_user(&pool.database) == Some(before) { before } else { forced.unwrap_or(before) }
 }

@@ -138,12 +138,10 @@ impl Front {
     ) -> Result<(Stream, Server), (LoginFailure, bool)> {
         let failed = |error: &io::Error| (unreachable(error), false);
         let stream = self.connect(&target.address).await.map_err(|e| failed(&e))?;
-        let keys = (target.address.clone(), target.user.clone());
-        let learnt = self.cell.borrow().salted.get(&keys).cloned();
-        let known = learnt.filter(|(secret, _)| *secret == target.secret).map(|(_, keys)| keys);
+        let credential = self.credential(target);
         let (mut out, mut inbox) = (Vec::new(), Vec::new());
         let params = target.params.iter().map(|(n, v)| (*n, v.as_str())).chain(extra.iter().copied());
-        let proof = (target.credential(known), Nonce::from_entropy(random()));
+        let proof = (credential.clone(), Nonce::from_entropy(random()));
         let mut login = ServerLogin::new(version, (&target.user, &target.dbname), params, proof, &mut out)
             .with_end_point(stream.end_point());
         let judge = |login: &ServerLogin, failure: LoginFailure| {
@@ -157,10 +155,14 @@ impl Front {
                 let failure = LoginFailure::Unreachable("it closed the connection during login".into());
                 return Err(judge(&login, failure));
             }
-            let (taken, server) = login.handle(&inbox, &mut out).map_err(|failure| judge(&login, failure))?;
+            let (taken, server) = login.handle(&inbox, &mut out).map_err(|failure| {
+                self.unlearn(target, &credential, &failure);
+                judge(&login, failure)
+            })?;
             inbox.drain(..taken);
             if let Some(server) = server {
                 if let Some(learnt) = login.salted_keys() {
+                    let keys = (target.address.clone(), target.user.clone());
                     self.cell.borrow_mut().salted.insert(keys, (target.secret.clone(), learnt.clone()));
                 }
                 return Ok((stream, server));

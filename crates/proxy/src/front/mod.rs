@@ -4,10 +4,13 @@
 mod accept;
 mod admin;
 mod apply;
+mod auth_query;
 mod cancel;
 mod connect;
 mod control;
+mod failures;
 mod fleet;
+mod keys;
 mod leaks;
 mod limits;
 mod listen;
@@ -31,7 +34,7 @@ use pgsluice_auth::{SaltedKeys, ScramSecret};
 use pgsluice_config::{Config, Problem};
 use pgsluice_console::Counters as Stats;
 use pgsluice_pool::{Action, Broker, Budget, BudgetState, ClusterId, Failure, PoolId};
-use pgsluice_session::{LoginFailure, Refusal, Settings};
+use pgsluice_session::{LoginFailure, Refusal, ServerCredential, Settings};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
@@ -156,6 +159,8 @@ struct Front {
     cell: RefCell<State>,
     /// Salts of users that do not exist.
     mock_key: [u8; 32],
+    answers: RefCell<auth_query::Answers>,
+    failures: RefCell<failures::Failures>,
     cancels: Semaphore,
     /// In a fleet, if the configuration said so when we started.
     membership: Option<fleet::Membership>,
@@ -183,6 +188,8 @@ struct State {
     verifiers: HashMap<String, (pgsluice_config::Secret, ScramSecret)>,
     /// Keys learnt at servers, so that the next login need not derive them.
     salted: HashMap<(Address, String), (Option<pgsluice_config::Secret>, SaltedKeys)>,
+    /// What clients proved at their logins, by the PostgreSQL and the user it was for.
+    learnt: HashMap<(Address, String), ServerCredential>,
     /// Servers that know protocol 3.0 only and do not negotiate.
     old_protocol: HashSet<Address>,
     disabled: BTreeSet<String>,
@@ -246,6 +253,7 @@ impl Front {
             next_worker: 0,
             verifiers: HashMap::new(),
             salted: HashMap::new(),
+            learnt: HashMap::new(),
             old_protocol: HashSet::new(),
             disabled: BTreeSet::new(),
             paused: BTreeSet::new(),
@@ -261,6 +269,8 @@ impl Front {
             workers,
             cell: RefCell::new(state),
             mock_key: random(),
+            answers: RefCell::default(),
+            failures: RefCell::default(),
             cancels: Semaphore::new(CANCELS_MAX),
             limits_due: Notify::new(),
             rest_until: Cell::new(None),
@@ -385,8 +395,14 @@ impl Front {
         let config = self.config();
         let unknown = || Refusal::UnknownDatabase(database.into());
         let (entry, _) = config.database(database).ok_or_else(unknown)?;
-        let server_user = entry.user.clone().unwrap_or_else(|| user.to_owned());
-        let key = (database.to_owned(), server_user, at_start.clone());
+        let server_user = entry.user.as_deref().unwrap_or(user);
+        self.pool_as(database, server_user, at_start)
+    }
+
+    /// The same by the user that logs in to the server.
+    fn pool_as(self: &Rc<Self>, database: &str, user: &str, at_start: &Settings) -> Result<Arc<PoolSpec>, Refusal> {
+        let config = self.config();
+        let key = (database.to_owned(), user.to_owned(), at_start.clone());
         let state = self.cell.borrow_mut();
         if let Some(id) = state.by_name.get(&key) {
             return Ok(state.pools[id.0].spec.clone());
@@ -400,7 +416,8 @@ impl Front {
             return Err(Refusal::Unsupported(format!("a pool beyond the first {POOLS_MAX}").into()));
         }
         let id = PoolId(state.pools.len());
-        let spec = PoolSpec::resolve(&config, database, user, at_start, id).ok_or_else(unknown)?;
+        let spec = PoolSpec::resolve(&config, database, user, at_start, id);
+        let spec = spec.ok_or_else(|| Refusal::UnknownDatabase(database.into()))?;
         drop(state);
         let cluster = self.cluster(&spec.target);
         let mut state = self.cell.borrow_mut();
@@ -504,6 +521,13 @@ impl Front {
         let mut state = self.cell.borrow_mut();
         state.next_id += 1;
         state.next_id
+    }
+
+    /// The worker for the next client: all in turn.
+    fn next_worker(&self) -> usize {
+        let mut state = self.cell.borrow_mut();
+        state.next_worker = (state.next_worker + 1) % self.workers.len();
+        state.next_worker
     }
 
     /// A process id that no client has.

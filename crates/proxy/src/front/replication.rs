@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_config::Config;
-use pgsluice_session::{Identity, Refusal, Replication, Settings};
+use pgsluice_session::{Identity, Refusal, Replication, ServerCredential, Settings};
 
 use super::accept::LoggedIn;
 use super::{Count, Front};
@@ -14,8 +14,8 @@ use crate::net::Stream;
 use crate::spec::PoolSpec;
 
 impl Front {
-    pub(super) async fn admit_replication(self: Rc<Self>, stream: Stream, client: LoggedIn) {
-        let pool = match self.replication_pool(&client.identity) {
+    pub(super) async fn admit_replication(self: Rc<Self>, stream: Stream, mut client: LoggedIn) {
+        let pool = match self.replication_pool(&client.identity, client.learnt.take()) {
             Ok(pool) => pool,
             Err(refusal) => return self.turn_away(&stream, &refusal, client.late),
         };
@@ -47,7 +47,11 @@ impl Front {
     }
 
     /// The pool whose numbers the client counts in, and whose target it is for.
-    fn replication_pool(self: &Rc<Self>, identity: &Identity) -> Result<Arc<PoolSpec>, Refusal> {
+    fn replication_pool(
+        self: &Rc<Self>,
+        identity: &Identity,
+        learnt: Option<ServerCredential>,
+    ) -> Result<Arc<PoolSpec>, Refusal> {
         let config = self.config();
         let named = identity.database.as_str();
         let database = match identity.replication {
@@ -55,6 +59,7 @@ impl Front {
             _ => named,
         };
         self.check_room(database)?;
+        self.learn(database, &identity.user, learnt);
         self.pool(database, &identity.user, &Settings::default())
     }
 }
