@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::check;
 use crate::document::{Document, Entry, Place, Report, Section, entry_path};
 use crate::files::{Files, read_near};
+use crate::hba::{self, Hba, IdentMaps};
 use crate::kinds::Raw;
-use crate::model::{Config, Database, EntryKey, User};
+use crate::model::{AuthType, Config, Database, EntryKey, User};
 use crate::nearest::nearest;
 use crate::pgbouncer::{self, Verdict};
 use crate::problem::{ProblemKind, Problems, Warning, WarningKind};
@@ -31,12 +32,13 @@ pub(crate) fn build(
     let settings = builder.settings(document.settings);
     let mut databases = builder.sections("databases", document.databases, DATABASE_KEYS, pgbouncer::database_key);
     let mut users = builder.sections("users", document.users, USER_KEYS, pgbouncer::user_key);
-    if let Some(path) = &settings.auth_file {
-        builder.auth_file(path, files, &mut users);
+    if let Some((path, text)) = builder.named("auth_file", settings.auth_file.as_deref(), files) {
+        builder.user_list(path, &text, &mut users);
     }
+    let (hba, ident) = builder.rules(&settings, files);
     builder.hosts(&settings, &mut databases);
     let source = Some(builder.report.main().to_path_buf());
-    let config = Config { settings, databases, users, source };
+    let config = Config { settings, databases, users, hba, ident, source };
     if !builder.report.is_incomplete() {
         check::run(&config, &builder.places, &mut builder.report);
     }
@@ -158,24 +160,35 @@ impl Builder {
         value
     }
 
-    fn auth_file(&mut self, path: &Path, files: &dyn Files, users: &mut BTreeMap<String, User>) {
-        let named = self.places.get("auth_file").cloned();
-        let named = named.unwrap_or(Place { file: self.report.main(), line: 1 });
-        match read_near(files, path, &named.file) {
-            Ok((path, text)) => self.user_list(path, &text, users),
-            Err(e) => self.unreadable(&named, path, &e),
-        }
+    /// The file that a setting names, if it does and the file can be read.
+    fn named(&mut self, key: &str, path: Option<&Path>, files: &dyn Files) -> Option<(PathBuf, String)> {
+        let path = path?;
+        let place = self.places.get(key).cloned();
+        let place = place.unwrap_or(Place { file: self.report.main(), line: 1 });
+        let read = read_near(files, path, &place.file);
+        let unreadable = |e: &io::Error| {
+            let key = format!("{key} {}", path.display());
+            self.report.problem(&place, &key, ProblemKind::Unreadable(e.kind()));
+        };
+        read.inspect_err(unreadable).ok()
     }
 
-    fn unreadable(&mut self, place: &Place, path: &Path, error: &io::Error) {
-        let key = format!("auth_file {}", path.display());
-        self.report.problem(place, &key, ProblemKind::Unreadable(error.kind()));
+    /// The rules and maps, which are not looked at unless they are used, as in PgBouncer.
+    fn rules(&mut self, settings: &Settings, files: &dyn Files) -> (Option<Hba>, IdentMaps) {
+        if settings.auth_type != AuthType::Hba {
+            return (None, IdentMaps::default());
+        }
+        let rules = self.named("auth_hba_file", settings.auth_hba_file.as_deref(), files);
+        let rules = rules.map(|(path, text)| hba::read_rules(&text, path.into(), files, &mut self.report));
+        let maps = self.named("auth_ident_file", settings.auth_ident_file.as_deref(), files);
+        let maps = maps.map(|(path, text)| hba::read_maps(&text, path.into(), files, &mut self.report));
+        (rules, maps.unwrap_or_default())
     }
 
     fn user_list(&mut self, path: PathBuf, text: &str, users: &mut BTreeMap<String, User>) {
         let file = path.into();
         for (line, user) in userlist::parse(text) {
-            let place = Place { file: std::rc::Rc::clone(&file), line };
+            let place = Place { file: std::sync::Arc::clone(&file), line };
             let (name, secret) = match user {
                 Ok(user) => user,
                 Err(syntax) => {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::build::Places;
-use crate::document::{Report, entry_path};
+use crate::document::{Place, Report, entry_path};
 use crate::model::{AuthType, Config, FALLBACK, RESERVED_DATABASES};
 use crate::problem::{Conflict, Problem, ProblemKind, Problems, Warning, WarningKind};
 use crate::tls::SslMode;
@@ -36,6 +36,8 @@ pub(crate) fn run(config: &Config, places: &Places, report: &mut Report) {
     check.thresholds();
     check.fleet();
     check.tls();
+    check.authentication();
+    check.rules();
     check.users();
 }
 
@@ -199,6 +201,47 @@ impl Check<'_> {
         }
         if settings.server_tls_sslmode.verifies() && settings.server_tls_ca_file.is_none() {
             self.conflict("server_tls_sslmode", Conflict::TlsWithoutAuthority("server_tls_ca_file"));
+        }
+    }
+
+    fn authentication(&mut self) {
+        let settings = &self.config.settings;
+        match settings.auth_type {
+            AuthType::Hba if settings.auth_hba_file.is_none() => self.conflict("auth_type", Conflict::HbaWithoutFile),
+            AuthType::Hba if self.config.hba.is_none() => self.conflict("auth_type", Conflict::HbaNotRead),
+            AuthType::Cert if !settings.client_tls_sslmode.verifies() => {
+                self.conflict("auth_type", Conflict::CertWithoutTls);
+            }
+            AuthType::Cert if settings.listen_addr.iter().all(|address| address.starts_with('/')) => {
+                self.warn("auth_type", WarningKind::CertWithoutTcp);
+            }
+            _ => {}
+        }
+        if settings.auth_type != AuthType::Hba {
+            let files = [("auth_hba_file", &settings.auth_hba_file), ("auth_ident_file", &settings.auth_ident_file)];
+            for (key, _) in files.iter().filter(|(_, file)| file.is_some()) {
+                self.warn(key, WarningKind::UnusedRules);
+            }
+        }
+    }
+
+    fn rules(&mut self) {
+        let config = self.config;
+        let Some(hba) = &config.hba else { return };
+        if hba.rules().is_empty() {
+            self.warn("auth_hba_file", WarningKind::NoRules);
+        }
+        let has_tls = config.settings.client_tls_sslmode != SslMode::Disable;
+        for rule in hba.rules() {
+            let place = Place { file: rule.file.clone(), line: rule.line };
+            if rule.client_cert.is_some() && !(has_tls && config.settings.client_tls_ca_file.is_some()) {
+                self.report.problem(&place, "", ProblemKind::Conflict(Conflict::RuleWithoutAuthority));
+            } else if rule.is_for_tls() && !has_tls {
+                self.report.warning(&place, "", WarningKind::RuleWithoutTls);
+            }
+            if let Some(map) = rule.map.as_ref().filter(|map| !config.ident.contains(map)) {
+                self.report.warning(&place, "", WarningKind::UnknownMap(map.clone()));
+            }
         }
     }
 

@@ -14,6 +14,8 @@ pub struct Diff {
     pub databases: Changes,
     /// Users by name; a new secret is a change too.
     pub users: Changes,
+    /// Whether the rules of auth_hba_file or the maps of auth_ident_file differ, be it by their lines' numbers only.
+    pub rules: bool,
 }
 
 /// A setting with another value.
@@ -51,6 +53,7 @@ impl Config {
             settings: SETTINGS.iter().filter_map(|s| change(&s)).collect(),
             databases: Changes::between(&self.databases, &new.databases),
             users: Changes::between(&self.users, &new.users),
+            rules: self.hba != new.hba || self.ident != new.ident,
         }
     }
 }

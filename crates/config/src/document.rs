@@ -2,7 +2,7 @@
 //! report that collects everything wrong with them.
 
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::kinds::{Raw, toml_string};
 use crate::model::FALLBACK;
@@ -11,7 +11,7 @@ use crate::problem::{Problem, ProblemKind, Problems, Warning, WarningKind};
 /// A line of a file, from 1.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Place {
-    pub(crate) file: Rc<Path>,
+    pub(crate) file: Arc<Path>,
     pub(crate) line: u32,
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn entry_path(parent: &str, name: &str) -> String {
 
 /// Everything found so far.
 pub(crate) struct Report {
-    main: Rc<Path>,
+    main: Arc<Path>,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
     /// Whether part of a file could not be parsed, so that what is absent may only be unreadable.
@@ -59,8 +59,8 @@ impl Report {
     }
 
     /// The file that was asked for, as opposed to those it includes.
-    pub(crate) fn main(&self) -> Rc<Path> {
-        Rc::clone(&self.main)
+    pub(crate) fn main(&self) -> Arc<Path> {
+        Arc::clone(&self.main)
     }
 
     pub(crate) fn problem(&mut self, place: &Place, key: &str, kind: ProblemKind) {
@@ -97,6 +97,8 @@ impl Report {
         let main = Some(self.main.to_path_buf());
         self.problems.sort_by_key(|p| (p.file != main, p.file.clone(), p.line));
         self.warnings.sort_by_key(|w| (w.file != main, w.file.clone(), w.line));
+        // A file that is included twice has its mistakes twice.
+        self.problems.dedup();
         if self.problems.is_empty() { Ok(self.warnings) } else { Err(Problems(self.problems)) }
     }
 }

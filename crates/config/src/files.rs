@@ -6,11 +6,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Largest configuration or user list read, in bytes. A larger file is an error, so that a wrong path such as
+/// Largest configuration, user list or file of rules read, in bytes. A larger file is an error, so that a wrong path such as
 /// `/dev/zero` ends.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// A source of files named by a configuration: `%include` and `auth_file`.
+/// A source of files named by a configuration: `%include`, `auth_file`, rules and maps.
 pub trait Files {
     /// The whole text of a file.
     ///

@@ -2,7 +2,7 @@
 //! stand in double quotes, and every bad line is reported, not only the first. What keys mean is decided in `build`.
 
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::document::{Document, Entry, Place, Report, Section, entry_path};
 use crate::files::{Files, read_near};
@@ -47,9 +47,9 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    fn file(&mut self, text: &str, file: &Rc<Path>, depth: u32) {
+    fn file(&mut self, text: &str, file: &Arc<Path>, depth: u32) {
         for (number, line) in (1..).zip(text.lines()) {
-            let place = Place { file: Rc::clone(file), line: number };
+            let place = Place { file: Arc::clone(file), line: number };
             let line = line.trim();
             match line.chars().next() {
                 None | Some('#' | ';') => {}

@@ -447,9 +447,12 @@ impl Kind for AuthType {
     fn read(raw: &Raw) -> Result<AuthType, Wrong> {
         let text = raw.text().ok_or(Wrong::Choice(AuthType::NAMES))?;
         match text.to_ascii_lowercase().as_str() {
-            "cert" | "hba" | "ldap" | "pam" => Err(Wrong::Unsupported(
-                "this way of authenticating is not supported yet, and a weaker one will not be used in its place; \
-                 allowed: any, trust, plain, md5, scram-sha-256",
+            "ldap" | "pam" => Err(Wrong::Unsupported(
+                "this way of authenticating is not supported, and a weaker one will not be used in its place; \
+                 allowed: any, trust, plain, md5, scram-sha-256, cert, hba",
+            )),
+            "peer" | "reject" => Err(Wrong::Unsupported(
+                "peer and reject are methods of rules only; set auth_type to hba, and auth_hba_file to a file with the rule",
             )),
             _ => AuthType::from_str(text).map_err(|_| Wrong::Choice(AuthType::NAMES)),
         }

@@ -7,6 +7,7 @@ mod check;
 mod diff;
 mod document;
 mod files;
+mod hba;
 mod ini;
 mod kinds;
 mod listen;
@@ -29,6 +30,9 @@ use crate::document::Report;
 
 pub use crate::diff::{Changes, Diff, SettingChange};
 pub use crate::files::{Disk, FILE_BYTES_MAX, Files, NoFiles};
+pub use crate::hba::{
+    Attempt, Channel, ClientCert, Hba, HbaMethod, HbaRule, IdentMaps, PATTERN_BYTES_MAX, RULE_FILES_MAX,
+};
 pub use crate::ini::{INCLUDE_DEPTH_MAX, INCLUDE_FILES_MAX};
 pub use crate::kinds::{COUNT_MAX, FLEET_BYTES_MAX, SECONDS_MAX};
 pub use crate::listen::Listener;

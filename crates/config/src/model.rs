@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::hba::{Hba, IdentMaps};
 use crate::kinds::{Count, Host, Kind, Maybe, Port, Raw, Seconds, Text, Weight, Wrong};
 use crate::pins::{Audit, PinPolicies};
 use crate::secret::Secret;
@@ -41,6 +42,10 @@ pub enum AuthType {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
+    /// A TLS certificate whose common name is the user.
+    Cert,
+    /// As the rules of auth_hba_file say.
+    Hba,
 }
 
 /// One validated configuration.
@@ -52,6 +57,10 @@ pub struct Config {
     pub databases: BTreeMap<String, Database>,
     /// Users by name, those of the auth_file included.
     pub users: BTreeMap<String, User>,
+    /// The rules of auth_hba_file, if auth_type is `hba`.
+    pub hba: Option<Hba>,
+    /// The maps of auth_ident_file, if auth_type is `hba`.
+    pub ident: IdentMaps,
     /// The file it was read from.
     pub source: Option<PathBuf>,
 }
@@ -211,7 +220,7 @@ impl FromStr for PoolMode {
 
 impl AuthType {
     /// Every name, as written in files.
-    pub const NAMES: &'static [&'static str] = &["any", "trust", "plain", "md5", "scram-sha-256"];
+    pub const NAMES: &'static [&'static str] = &["any", "trust", "plain", "md5", "scram-sha-256", "cert", "hba"];
 
     /// The name, as written in files.
     pub fn as_str(self) -> &'static str {
@@ -224,7 +233,7 @@ impl FromStr for AuthType {
 
     /// Case does not matter, as in PgBouncer.
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        let all = [Self::Any, Self::Trust, Self::Plain, Self::Md5, Self::ScramSha256];
+        let all = [Self::Any, Self::Trust, Self::Plain, Self::Md5, Self::ScramSha256, Self::Cert, Self::Hba];
         all.into_iter().find(|a| a.as_str().eq_ignore_ascii_case(text)).ok_or(UnknownName)
     }
 }

@@ -51,8 +51,6 @@ const REFUSED: &[&str] = &["disable_pqexec", "user"];
 /// Every key of `[pgbouncer]` that is dropped with a warning.
 const DROPPED: &[&str] = &[
     "application_name_add_host",
-    "auth_hba_file",
-    "auth_ident_file",
     "auth_ldap_options",
     "autodb_idle_timeout",
     "client_tls13_ciphers",

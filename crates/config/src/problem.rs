@@ -78,6 +78,8 @@ pub enum ProblemKind {
         /// The list.
         allowed: &'static [&'static str],
     },
+    /// A regular expression cannot be used: why.
+    Pattern(String),
     /// The key or value asks for something that pgsluice cannot do: what to do instead.
     Unsupported(&'static str),
     /// The key was given before.
@@ -96,7 +98,7 @@ pub enum ProblemKind {
     },
 }
 
-/// How a line breaks the grammar of pgbouncer.ini, userlist.txt or a URL.
+/// How a line breaks the grammar of pgbouncer.ini, userlist.txt, pg_hba.conf, pg_ident.conf or a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
     /// No `=` after the key.
@@ -123,6 +125,18 @@ pub enum Syntax {
     NoUserName,
     /// A user name or secret in the auth_file that is too long.
     LongUser,
+    /// A rule that ends before this part of it.
+    RuleEnds,
+    /// Several words where one is expected.
+    OneWord,
+    /// A line of auth_ident_file that has not three fields.
+    MapLine,
+    /// A `\1` without a group that it could stand for.
+    NoGroup,
+    /// An `@file` without a word in it.
+    EmptyList,
+    /// More files, or longer ones, included in rules or maps than allowed.
+    RuleFiles,
     /// The URL does not begin with `postgres://` or `postgresql://`.
     UrlScheme,
     /// A `%` in the URL that is not followed by two hex digits, or encodes a NUL or no UTF-8.
@@ -171,6 +185,18 @@ pub enum Conflict {
     AuthDatabase(String),
     /// No password is asked for, and the address can be reached from elsewhere.
     TrustOnNetwork(String),
+    /// auth_type hba, and no file of rules.
+    HbaWithoutFile,
+    /// auth_type became hba without a reading of the rules.
+    HbaNotRead,
+    /// auth_type cert, and clients need not show a certificate.
+    CertWithoutTls,
+    /// A rule asks for a certificate, and there is no authority for clients, or no TLS.
+    RuleWithoutAuthority,
+    /// A method or option goes with another type of rule: which.
+    OnlyOnType(&'static str),
+    /// An option goes with other methods: which.
+    OnlyWithMethods(&'static str),
 }
 
 /// What to know.
@@ -195,6 +221,16 @@ pub enum WarningKind {
     Md5SecretForScram,
     /// Nobody can log in: no user is known.
     NoUsers,
+    /// A file of rules or maps that does nothing, as auth_type is not hba.
+    UnusedRules,
+    /// auth_hba_file has no rule.
+    NoRules,
+    /// A rule for clients over TLS, and TLS is off.
+    RuleWithoutTls,
+    /// A rule names a map that auth_ident_file does not have.
+    UnknownMap(String),
+    /// auth_type cert, and no TCP address to listen on.
+    CertWithoutTcp,
 }
 
 impl ProblemKind {
@@ -283,6 +319,11 @@ impl fmt::Display for ProblemKind {
             Self::Expected { expected, found } => write!(f, "expects {expected}, found {found}"),
             Self::OutOfRange { found, min, max } => write!(f, "{found} is out of range; allowed: {min} to {max}"),
             Self::NotAllowed { found, allowed } => write!(f, "{found} is not allowed; allowed: {}", allowed.join(", ")),
+            Self::Pattern(why) => write!(
+                f,
+                "the pattern cannot be used: {why}; it has Perl's syntax without look-around and back-references, and stands \
+                 in quotes if it has blanks or commas"
+            ),
             Self::Unsupported(instead) => f.write_str(instead),
             Self::BadFile { path, why } if path.as_os_str().is_empty() => f.write_str(why),
             Self::BadFile { path, why } => write!(f, "{}: {why}", path.display()),
@@ -307,6 +348,14 @@ impl Syntax {
             Self::BadUser => "expects \"user\" \"secret\", a quote inside doubled",
             Self::NoUserName => "the user name is empty",
             Self::LongUser => "user names may have 128 bytes at most, secrets 65531",
+            Self::RuleEnds => {
+                "is missing; a rule is type, database, user, address (not if the type is local), method and options"
+            }
+            Self::OneWord => "expects one word, found a list",
+            Self::MapLine => "expects three words: a map, a system user and a database user",
+            Self::NoGroup => "\\1 needs a group in the pattern of the system user, such as /^(.*)@example\\.org$",
+            Self::EmptyList => "the file holds no names",
+            Self::RuleFiles => "1000 files may be included at most, with 64 MB in all",
             Self::UrlScheme => "expects postgres://user:password@host:port/database",
             Self::UrlEscape => "write special characters as % and two hex digits, such as %40 for @ and %25 for %",
             Self::UrlUser => "names no user; expects postgres://user:password@host:port/database",
@@ -353,6 +402,17 @@ impl fmt::Display for Conflict {
                  socket, or give the password",
                 quoted(address)
             ),
+            Self::HbaWithoutFile => f.write_str("hba needs rules; set auth_hba_file"),
+            Self::HbaNotRead => f.write_str("the rules of auth_hba_file have not been read; set hba in the file and RELOAD"),
+            Self::CertWithoutTls => {
+                f.write_str("cert needs certificates of clients; set client_tls_sslmode to verify-full or verify-ca")
+            }
+            Self::RuleWithoutAuthority => f.write_str(
+                "certificates of clients cannot be verified; set client_tls_ca_file, and client_tls_sslmode to other than \
+                 disable",
+            ),
+            Self::OnlyOnType(kind) => write!(f, "goes only with lines of type {kind}"),
+            Self::OnlyWithMethods(methods) => write!(f, "goes only with the methods {methods}"),
         }
     }
 }
@@ -371,6 +431,17 @@ impl fmt::Display for WarningKind {
             Self::PasswordWithoutUser => f.write_str("a password without a user does nothing; add user"),
             Self::Md5SecretForScram => {
                 f.write_str("auth_type scram-sha-256 cannot use an MD5 secret: this user cannot log in")
+            }
+            Self::UnusedRules => f.write_str("does nothing, as auth_type is not hba"),
+            Self::NoRules => f.write_str("has no rule: nobody can log in"),
+            Self::RuleWithoutTls => {
+                f.write_str("this rule is for TLS only, and client_tls_sslmode is disable: it matches nobody")
+            }
+            Self::UnknownMap(map) => {
+                write!(f, "the map {} has no line in auth_ident_file: nobody passes this rule", quoted(map))
+            }
+            Self::CertWithoutTcp => {
+                f.write_str("cert needs TLS, which Unix sockets have not: nobody can log in; set listen_addr")
             }
             Self::NoUsers => f.write_str("no user is known: nobody can log in; set auth_file or add users"),
         }

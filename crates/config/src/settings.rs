@@ -175,10 +175,15 @@ settings! {
     "Authentication" {
         /// How clients prove who they are: scram-sha-256, md5 (a user with a SCRAM secret is asked for SCRAM), plain
         /// (the password travels as it is), trust (no password; the user must be known), any (no password, any name;
-        /// every database needs a user of its own).
+        /// every database needs a user of its own), cert (a TLS certificate whose common name is the user; needs
+        /// client_tls_sslmode verify-ca or verify-full), hba (as the rules of auth_hba_file say).
         auth_type: AuthType as AuthType = "scram-sha-256" / "md5" => reload;
         /// File of users and their secrets, a line `"user" "secret"` each (userlist.txt).
         auth_file: Option<PathBuf> as OptionalPath = "" => reload;
+        /// File of the rules for auth_type hba, in the format of PostgreSQL's pg_hba.conf.
+        auth_hba_file: Option<PathBuf> as OptionalPath = "" => reload;
+        /// File of the maps that these rules name, in the format of PostgreSQL's pg_ident.conf.
+        auth_ident_file: Option<PathBuf> as OptionalPath = "" => reload;
         /// User who asks PostgreSQL for the secrets of users that are not listed here; a database's own wins. Its own password is
         /// to be listed. Empty: nobody is asked for.
         auth_user: String as Text = "" => reload;

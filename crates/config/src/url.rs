@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::check::{is_local, is_reserved};
+use crate::hba::IdentMaps;
 use crate::listen::listener;
 use crate::model::{AuthType, Config, Database, FALLBACK, User};
 use crate::problem::{Conflict, Problem, ProblemKind, Problems, Syntax};
@@ -101,6 +102,8 @@ pub fn config_from_url(url: &Url, listen: &[String]) -> Result<Config, Problems>
         settings,
         databases: [(url.dbname.clone(), named), (FALLBACK.to_string(), fallback)].into(),
         users: [(url.user.clone(), user)].into(),
+        hba: None,
+        ident: IdentMaps::default(),
         source: None,
     })
 }

@@ -42,8 +42,18 @@ fn one_line_each_in_toml() {
         ),
         (
             "auth_type = \"ldap\"",
-            "auth_type: this way of authenticating is not supported yet, and a weaker one will not be used in its place; \
-             allowed: any, trust, plain, md5, scram-sha-256",
+            "auth_type: this way of authenticating is not supported, and a weaker one will not be used in its place; \
+             allowed: any, trust, plain, md5, scram-sha-256, cert, hba",
+        ),
+        (
+            "auth_type = \"peer\"",
+            "auth_type: peer and reject are methods of rules only; set auth_type to hba, and auth_hba_file to a file with \
+             the rule",
+        ),
+        ("auth_type = \"hba\"", "auth_type: hba needs rules; set auth_hba_file"),
+        (
+            "auth_type = \"cert\"",
+            "auth_type: cert needs certificates of clients; set client_tls_sslmode to verify-full or verify-ca",
         ),
         (
             "pin_policy = \"listen=error tmp=warn\"",
@@ -257,10 +267,12 @@ fn one_line_each_in_ini() {
             "auth_dbname: \"pgbouncer\" is no database here that could be asked; name an entry of [databases]",
         ),
         (
-            "auth_type = hba",
-            "auth_type: this way of authenticating is not supported yet, and a weaker one will not be used in its place; \
-             allowed: any, trust, plain, md5, scram-sha-256",
+            "auth_type = pam",
+            "auth_type: this way of authenticating is not supported, and a weaker one will not be used in its place; \
+             allowed: any, trust, plain, md5, scram-sha-256, cert, hba",
         ),
+        ("auth_type = hba", "auth_type: hba needs rules; set auth_hba_file"),
+        ("auth_type = hba\nauth_hba_file = gone", "auth_hba_file gone: cannot be read: entity not found"),
         (
             "server_tls_sslmode = verify-full",
             "server_tls_sslmode: certificates cannot be verified without an authority; set server_tls_ca_file",

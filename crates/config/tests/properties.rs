@@ -45,7 +45,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
             turns.find(|value| settings.set(setting.key, value).is_ok());
         }
         // Not in question here: a file to read, and contradictions.
-        settings.auth_file = None;
+        (settings.auth_file, settings.auth_hba_file, settings.auth_ident_file) = (None, None, None);
         settings.min_pool_size = 0;
         settings.client_tls_sslmode = SslMode::Disable;
         settings.server_tls_sslmode = settings.server_tls_sslmode.min(SslMode::Require);

@@ -43,6 +43,9 @@ impl Front {
             AuthType::Any | AuthType::Trust => return Err(Refusal::UnknownRole(user.into())),
             AuthType::Plain => AuthMethod::Plain(secret),
             AuthType::Md5 if !matches!(secret, Some(Secret::Scram(_))) => AuthMethod::Md5(secret, random()),
+            AuthType::Hba | AuthType::Cert => {
+                return Err(Refusal::Unsupported("auth_type hba and cert are not in force yet".into()));
+            }
             AuthType::Md5 | AuthType::ScramSha256 => {
                 AuthMethod::Scram(Box::new(self.scram(user, known.text, secret).with_end_point(end_point)))
             }
