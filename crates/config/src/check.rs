@@ -1,5 +1,6 @@
 //! Contradictions between values that are each fine on their own, and combinations the operator should know of.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::build::Places;
@@ -227,7 +228,9 @@ impl Check<'_> {
 
     fn rules(&mut self) {
         let config = self.config;
-        let Some(hba) = &config.hba else { return };
+        // Another auth_type that was set while running leaves them as they are, and unused.
+        let Some(hba) = config.hba.as_ref().filter(|_| config.settings.auth_type == AuthType::Hba) else { return };
+        let maps: BTreeSet<&str> = config.ident.names().collect();
         if hba.rules().is_empty() {
             self.warn("auth_hba_file", WarningKind::NoRules);
         }
@@ -239,7 +242,7 @@ impl Check<'_> {
             } else if rule.is_for_tls() && !has_tls {
                 self.report.warning(&place, "", WarningKind::RuleWithoutTls);
             }
-            if let Some(map) = rule.map.as_ref().filter(|map| !config.ident.contains(map)) {
+            if let Some(map) = rule.map.as_ref().filter(|map| !maps.contains(map.as_str())) {
                 self.report.warning(&place, "", WarningKind::UnknownMap(map.clone()));
             }
         }

@@ -195,7 +195,6 @@ fn maps() {
     ] {
         assert_eq!(config.ident.allows(map, system, database), allowed, "{map:?} {system} {database}");
     }
-    assert!(config.ident.contains("m") && !config.ident.contains("unknown"));
     assert!(IdentMaps::default().allows(None, "u", "u") && !IdentMaps::default().allows(Some("m"), "u", "u"));
 }
 
@@ -371,6 +370,11 @@ fn rules_are_read_for_auth_type_hba_only() {
         changed.check().expect_err("not read").to_string(),
         "p.toml: auth_type: the rules of auth_hba_file have not been read; set hba in the file and RELOAD"
     );
+    let mut changed = self::config("hostssl all all all cert map=gone\n", "");
+    changed.settings.set("auth_type", "md5").expect("valid");
+    changed.settings.client_tls_ca_file = None;
+    let unused = warnings(changed.check().map(|warnings| (changed.clone(), warnings)));
+    assert!(unused.iter().all(|warning| warning.contains("does nothing")), "{unused:?}");
 }
 
 #[test]

@@ -39,9 +39,9 @@ impl IdentMaps {
         self.lines.iter().any(|line| line.map == map && line.allows(system_user, database_user))
     }
 
-    /// Whether a map of that name has any line.
-    pub fn contains(&self, map: &str) -> bool {
-        self.lines.iter().any(|line| line.map == map)
+    /// The map of each line.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().map(|line| line.map.as_str())
     }
 
     /// Takes a line in.
