@@ -34,7 +34,7 @@ fn check(file: &Path) -> ExitCode {
     match pgsluice_config::load(file) {
         Ok((config, warnings)) => {
             warnings.iter().for_each(|warning| eprintln!("{warning}"));
-            if let Err(problem) = pgsluice_proxy::check_tls(&config.settings) {
+            if let Err(problem) = pgsluice_proxy::check_tls(&config) {
                 return complain(&Problems(vec![Problem { file: Some(file.into()), ..problem }]));
             }
             println!("{}: ok, {} databases, {} users", file.display(), config.databases.len(), config.users.len());

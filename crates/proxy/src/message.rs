@@ -17,6 +17,8 @@ pub(crate) struct NewClient {
     pub(crate) parcel: Parcel,
     pub(crate) ends: Ends,
     pub(crate) id: u64,
+    /// Our own: its coming and going is not logged.
+    pub(crate) is_ours: bool,
     pub(crate) pid: u32,
     pub(crate) secret: Box<[u8]>,
     pub(crate) user: String,

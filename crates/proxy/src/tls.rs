@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
 use crate::net::Stream;
@@ -161,6 +161,12 @@ impl TlsStream {
     pub(crate) fn end_point(&self) -> Option<Vec<u8>> {
         let state = self.state.borrow();
         pgsluice_auth::end_point(state.connection.peer_certificates()?.first()?)
+    }
+
+    /// The certificate that the other side showed, and that was verified.
+    pub(crate) fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        let state = self.state.borrow();
+        state.connection.peer_certificates()?.first().map(|shown| shown.clone().into_owned())
     }
 
     /// Whether both agreed on PostgreSQL's protocol by ALPN.

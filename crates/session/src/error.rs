@@ -179,6 +179,8 @@ pub enum Refusal {
     BadPassword(Box<str>),
     /// Whether the password is right cannot be found out now.
     CannotAuthenticate(Box<str>),
+    /// No rule lets it in, or it has not what the rule asks for: PostgreSQL's words for it.
+    NotAdmitted(Box<str>),
     /// Too many wrong passwords of this user came from the same place in the last moment.
     TooManyFailures(Box<str>),
     /// The startup message names no user.
@@ -279,6 +281,7 @@ impl Refusal {
                 format!("cannot authenticate user \"{user}\" at the moment"),
                 "The log of pgsluice says why.",
             ),
+            NotAdmitted(why) => (sqlstate::INVALID_AUTHORIZATION, why.to_string(), ""),
             TooManyFailures(user) => (
                 sqlstate::INVALID_AUTHORIZATION,
                 format!("too many wrong passwords for user \"{user}\" from here"),

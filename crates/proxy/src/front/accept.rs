@@ -11,6 +11,7 @@ use rustls::ServerConfig;
 use tokio::task::spawn_local;
 use tracing::{debug, info, warn};
 
+use super::caller::Caller;
 use super::listen::Listener;
 use super::{Count, Front, random};
 use crate::message::{NewClient, ToWorker};
@@ -116,8 +117,8 @@ impl Front {
                     if must && !login.is_encrypted() && !matches!(stream, Stream::Unix(_)) {
                         return Err(Refusal::TlsRequired.into());
                     }
-                    let end_point = offer.as_ref().filter(|_| login.is_encrypted()).and_then(|o| o.end_point.clone());
-                    let gate = self.gate_for(login.identity(), end_point).await?;
+                    let end_point = offer.as_ref().and_then(|offer| offer.end_point.clone());
+                    let gate = self.gate_for(login.identity(), Caller::of(stream, end_point)).await?;
                     found = gate.found;
                     login.authenticate(gate.method, &mut out);
                 }
@@ -209,6 +210,7 @@ impl Front {
                 parcel,
                 ends,
                 id,
+                is_ours: false,
                 pid,
                 secret,
                 user,

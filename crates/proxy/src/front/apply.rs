@@ -31,7 +31,7 @@ impl Front {
     /// # Errors
     /// A certificate or key that it names is of no use; nothing was changed.
     pub(super) fn apply(self: &Rc<Self>, mut config: Config) -> Result<(), Problems> {
-        let tls = Tls::load(&config.settings).map_err(|problem| Problems(vec![problem]))?;
+        let tls = Tls::load(&config).map_err(|problem| Problems(vec![problem]))?;
         *self.tls.borrow_mut() = tls;
         let old = self.config();
         let diff = old.diff(&config);

@@ -153,6 +153,7 @@ impl Front {
             parcel: theirs.pack().map_err(|e| e.to_string())?,
             ends,
             id,
+            is_ours: true,
             pid,
             secret: Box::from(random::<32>()),
             user: question.asker.clone(),

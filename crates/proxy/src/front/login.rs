@@ -3,9 +3,11 @@
 use std::rc::Rc;
 
 use pgsluice_auth::{Nonce, ScramSecret, ScramServer, Secret};
-use pgsluice_config::AuthType;
-use pgsluice_session::{AuthMethod, Identity, Refusal, ServerCredential};
+use pgsluice_config::{Attempt, AuthType, ClientCert, Config, HbaMethod};
+use pgsluice_session::{AuthMethod, Identity, Refusal, Replication, ServerCredential};
+use tracing::debug;
 
+use super::caller::Caller;
 use super::{Front, random};
 
 /// What a client has to pass.
@@ -13,6 +15,27 @@ pub(super) struct Gate {
     pub(super) method: AuthMethod,
     /// What PostgreSQL told us of the user, if that opens a server.
     pub(super) found: Option<ServerCredential>,
+}
+
+/// What the configuration asks of a client.
+#[derive(Debug)]
+struct Demand {
+    method: Method,
+    map: Option<String>,
+    client_cert: Option<ClientCert>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    /// Nothing, not even that the user is known.
+    Any,
+    Trust,
+    Password,
+    Md5,
+    Scram,
+    /// What `client_cert` says is enough.
+    Cert,
+    Peer,
 }
 
 /// What is known of a user.
@@ -24,30 +47,34 @@ struct Known {
 }
 
 impl Front {
-    /// What this user has to pass, known or not: an unknown one is asked the same, and fails. `end_point`: what an encrypted
-    /// channel can be bound by.
-    pub(super) async fn gate_for(
-        self: &Rc<Self>,
-        identity: &Identity,
-        end_point: Option<Vec<u8>>,
-    ) -> Result<Gate, Refusal> {
-        let (user, auth_type) = (identity.user.as_str(), self.config().settings.auth_type);
-        if auth_type == AuthType::Any {
+    /// What this user has to pass, known or not: an unknown one is asked the same, and fails.
+    ///
+    /// # Errors
+    /// Whatever it could send, it is not let in.
+    pub(super) async fn gate_for(self: &Rc<Self>, identity: &Identity, caller: Caller) -> Result<Gate, Refusal> {
+        let config = self.config();
+        let demand = demand(&config, identity, &caller)?;
+        check_certificate(&config, &demand, identity, &caller)?;
+        let user = identity.user.as_str();
+        if demand.method == Method::Any {
             return Ok(Gate { method: AuthMethod::Trust, found: None });
+        }
+        if demand.method == Method::Peer {
+            let name = caller.system_user().await;
+            if !name.is_some_and(|name| config.ident.allows(demand.map.as_deref(), &name, user)) {
+                return Err(Refusal::NotAdmitted(format!("Peer authentication failed for user \"{user}\"").into()));
+            }
         }
         let known = self.known(&identity.database, user).await?;
         let secret = known.text.as_ref().map(|s| Secret::parse(s.expose()));
         let found = secret.clone().filter(|_| known.is_asked).map(|secret| ServerCredential::Secret(secret, None));
-        let method = match auth_type {
-            AuthType::Any | AuthType::Trust if known.exists => AuthMethod::Trust,
-            AuthType::Any | AuthType::Trust => return Err(Refusal::UnknownRole(user.into())),
-            AuthType::Plain => AuthMethod::Plain(secret),
-            AuthType::Md5 if !matches!(secret, Some(Secret::Scram(_))) => AuthMethod::Md5(secret, random()),
-            AuthType::Hba | AuthType::Cert => {
-                return Err(Refusal::Unsupported("auth_type hba and cert are not in force yet".into()));
-            }
-            AuthType::Md5 | AuthType::ScramSha256 => {
-                AuthMethod::Scram(Box::new(self.scram(user, known.text, secret).with_end_point(end_point)))
+        let method = match demand.method {
+            Method::Any | Method::Trust | Method::Cert | Method::Peer if known.exists => AuthMethod::Trust,
+            Method::Any | Method::Trust | Method::Cert | Method::Peer => return Err(Refusal::UnknownRole(user.into())),
+            Method::Password => AuthMethod::Plain(secret),
+            Method::Md5 if !matches!(secret, Some(Secret::Scram(_))) => AuthMethod::Md5(secret, random()),
+            Method::Md5 | Method::Scram => {
+                AuthMethod::Scram(Box::new(self.scram(user, known.text, secret).with_end_point(caller.end_point)))
             }
         };
         Ok(Gate { method, found: found.filter(ServerCredential::is_password) })
@@ -86,5 +113,70 @@ impl Front {
         let verifier = secret.to_scram(&random::<16>(), iterations)?;
         state.verifiers.insert(user.into(), (text, verifier.clone()));
         Some(verifier)
+    }
+}
+
+fn demand(config: &Config, identity: &Identity, caller: &Caller) -> Result<Demand, Refusal> {
+    let plain = |method| Ok(Demand { method, map: None, client_cert: None });
+    match config.settings.auth_type {
+        AuthType::Any => plain(Method::Any),
+        AuthType::Trust => plain(Method::Trust),
+        AuthType::Plain => plain(Method::Password),
+        AuthType::Md5 => plain(Method::Md5),
+        AuthType::ScramSha256 => plain(Method::Scram),
+        AuthType::Cert => Ok(Demand { method: Method::Cert, map: None, client_cert: Some(ClientCert::VerifyFull) }),
+        AuthType::Hba => by_rules(config, identity, caller),
+    }
+}
+
+/// What the first rule says that is for this client. Its texts are those of `ClientAuthentication` in `src/backend/libpq/auth.c`.
+fn by_rules(config: &Config, identity: &Identity, caller: &Caller) -> Result<Demand, Refusal> {
+    let Identity { user, database, replication, .. } = identity;
+    let (is_physical, (host, encryption)) = (*replication == Replication::Physical, caller.describe());
+    let attempt = Attempt {
+        channel: caller.channel,
+        address: caller.address,
+        database,
+        user,
+        replication: is_physical,
+    };
+    let what = || match is_physical {
+        true => format!("replication connection from host \"{host}\", user \"{user}\", {encryption}"),
+        false => format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"),
+    };
+    let Some(rule) = config.hba.as_ref().and_then(|hba| hba.find(&attempt)) else {
+        return Err(Refusal::NotAdmitted(format!("no pg_hba.conf entry for {}", what()).into()));
+    };
+    debug!(%user, %database, "rule {}:{}", rule.file.display(), rule.line);
+    let method = match rule.method {
+        HbaMethod::Trust => Method::Trust,
+        HbaMethod::Reject if is_physical => {
+            return Err(Refusal::NotAdmitted(format!("pg_hba.conf rejects {}", what()).into()));
+        }
+        HbaMethod::Reject => {
+            return Err(Refusal::NotAdmitted(format!("pg_hba.conf rejects connection for {}", what()).into()));
+        }
+        HbaMethod::Password => Method::Password,
+        HbaMethod::Md5 => Method::Md5,
+        HbaMethod::ScramSha256 => Method::Scram,
+        HbaMethod::Cert => Method::Cert,
+        HbaMethod::Peer => Method::Peer,
+    };
+    Ok(Demand { method, map: rule.map.clone(), client_cert: rule.client_cert })
+}
+
+/// The certificate that the client showed, or did not.
+fn check_certificate(config: &Config, demand: &Demand, identity: &Identity, caller: &Caller) -> Result<(), Refusal> {
+    let user = identity.user.as_str();
+    let refused = |text: String| Err(Refusal::NotAdmitted(text.into()));
+    match demand.client_cert {
+        Some(_) if !caller.has_certificate() => refused("connection requires a valid client certificate".into()),
+        Some(ClientCert::VerifyFull) => {
+            match caller.common_name() {
+                Some(name) if config.ident.allows(demand.map.as_deref(), &name, user) => Ok(()),
+                _ => refused(format!("certificate authentication failed for user \"{user}\"")),
+            }
+        }
+        Some(ClientCert::VerifyCa) | None => Ok(()),
     }
 }

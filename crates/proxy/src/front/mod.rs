@@ -5,7 +5,9 @@ mod accept;
 mod admin;
 mod apply;
 mod auth_query;
+mod caller;
 mod cancel;
+mod certificates;
 mod connect;
 mod control;
 mod failures;
@@ -124,7 +126,7 @@ impl From<Problem> for StartError {
 /// # Errors
 /// [`StartError`] when it cannot begin.
 pub fn run(config: Config, source: Source) -> Result<(), StartError> {
-    let tls = tls::Tls::load(&config.settings)?;
+    let tls = tls::Tls::load(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let (to_front, mailbox) = mpsc::unbounded_channel();

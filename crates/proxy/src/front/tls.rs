@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pgsluice_config::{Problem, ProblemKind, Settings, SslMode, TlsProtocols};
+use pgsluice_config::{Config, Problem, ProblemKind, Settings, SslMode, TlsProtocols};
 use pgsluice_wire::FrontendWriter;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -22,12 +22,14 @@ use rustls::{
 use tracing::{debug, info, warn};
 
 use super::Front;
+use super::certificates::{common_name, is_authority, is_in_force, today};
 use crate::net::Stream;
 use crate::spec::Address;
 use crate::tls::{ALPN, TlsStream};
 
 /// Between two looks at whether the files have changed.
 const LOOK: Duration = Duration::from_secs(1);
+const NO_AUTHORITY: &str = "holds no certificate of an authority that is in force";
 /// PostgreSQL's answers to SSLRequest.
 const ENCRYPTED: u8 = b'S';
 const PLAIN: u8 = b'N';
@@ -36,8 +38,8 @@ const PLAIN: u8 = b'N';
 ///
 /// # Errors
 /// The first that is not.
-pub fn check_tls(settings: &Settings) -> Result<(), Problem> {
-    Tls::load(settings).map(drop)
+pub fn check_tls(config: &Config) -> Result<(), Problem> {
+    Tls::load(config).map(drop)
 }
 
 /// TLS as configured. Connections keep what was in force when they began.
@@ -72,7 +74,8 @@ impl Tls {
     ///
     /// # Errors
     /// The first file that is of no use.
-    pub(super) fn load(settings: &Settings) -> Result<Self, Problem> {
+    pub(super) fn load(config: &Config) -> Result<Self, Problem> {
+        let settings = &config.settings;
         let files = [
             &settings.client_tls_cert_file,
             &settings.client_tls_key_file,
@@ -86,7 +89,7 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let clients = match settings.client_tls_sslmode {
             SslMode::Disable => None,
-            mode => Some(for_clients(settings, mode, &provider)?),
+            _ => Some(for_clients(settings, asks(config), &provider)?),
         };
         let servers = match settings.server_tls_sslmode {
             SslMode::Disable => None,
@@ -100,7 +103,7 @@ impl Tls {
     }
 }
 
-fn for_clients(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider>) -> Result<ForClients, Problem> {
+fn for_clients(settings: &Settings, asks: Asks, provider: &Arc<CryptoProvider>) -> Result<ForClients, Problem> {
     let (cert, key) = identity(
         ("client_tls_cert_file", &settings.client_tls_cert_file),
         ("client_tls_key_file", &settings.client_tls_key_file),
@@ -109,10 +112,12 @@ fn for_clients(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&versions(settings.client_tls_protocols))
         .map_err(|e| wrong("client_tls_protocols", Path::new(""), e))?;
-    let builder = match (&settings.client_tls_ca_file, mode.verifies()) {
-        (Some(path), true) => {
+    let builder = match (&settings.client_tls_ca_file, asks) {
+        (Some(path), Asks::All | Asks::WhoHasOne) => {
             let (roots, _) = authorities("client_tls_ca_file", path)?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+            let roots = roots.ok_or_else(|| wrong("client_tls_ca_file", path, NO_AUTHORITY))?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+            let verifier = if asks == Asks::All { verifier } else { verifier.allow_unauthenticated() }.build();
             builder.with_client_cert_verifier(verifier.map_err(|e| wrong("client_tls_ca_file", path, e))?)
         }
         _ => builder.with_no_client_auth(),
@@ -137,12 +142,15 @@ fn for_servers(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider
         .map_err(|e| wrong("server_tls_protocols", Path::new(""), e))?;
     let (mut chains, mut listed) = (None, Vec::new());
     if let (Some(path), true) = (&settings.server_tls_ca_file, mode.verifies()) {
-        let (roots, certificates) = authorities("server_tls_ca_file", path)?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-        chains = Some(verifier.map_err(|e| wrong("server_tls_ca_file", path, e))?);
-        listed = certificates;
+        let (roots, servers) = authorities("server_tls_ca_file", path)?;
+        if let Some(roots) = roots {
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+            chains = Some(verifier.map_err(|e| wrong("server_tls_ca_file", path, e))?);
+        }
+        listed = servers;
     }
-    let verifier = Verifier { chains, listed, names: mode == SslMode::VerifyFull, provider: provider.clone() };
+    let (verifies, names) = (mode.verifies(), mode == SslMode::VerifyFull);
+    let verifier = Verifier { verifies, chains, listed, names, provider: provider.clone() };
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let own = identity(
         ("server_tls_cert_file", &settings.server_tls_cert_file),
@@ -159,11 +167,34 @@ fn for_servers(settings: &Settings, mode: SslMode, provider: &Arc<CryptoProvider
     Ok(config)
 }
 
+/// Which clients are asked for certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    Nobody,
+    /// All, and who has none is not let in.
+    All,
+    /// All, and rules say what becomes of who has none.
+    WhoHasOne,
+}
+
+fn asks(config: &Config) -> Asks {
+    let rules = config.hba.as_ref().map(pgsluice_config::Hba::rules).unwrap_or_default();
+    if config.settings.client_tls_sslmode.verifies() {
+        Asks::All
+    } else if rules.iter().any(|rule| rule.client_cert.is_some()) {
+        Asks::WhoHasOne
+    } else {
+        Asks::Nobody
+    }
+}
+
 fn versions(protocols: TlsProtocols) -> Vec<&'static SupportedProtocolVersion> {
     let all = [(protocols.tls13, &rustls::version::TLS13), (protocols.tls12, &rustls::version::TLS12)];
     all.into_iter().filter(|(wanted, _)| *wanted).map(|(_, version)| version).collect()
 }
 
+/// Certificates as a file has them.
+type Listed = Vec<CertificateDer<'static>>;
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 type File<'a> = (&'static str, &'a Option<PathBuf>);
 
@@ -184,11 +215,21 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
     if all.is_empty() { Err(wrong(key, path, "holds no certificate in PEM")) } else { Ok(all) }
 }
 
-fn authorities(key: &'static str, path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Problem> {
+/// Of a file of authorities, those that may vouch for others, if there are any; and all of it, as a server's own certificate may
+/// stand there. An authority that is past its time is of no use.
+fn authorities(key: &'static str, path: &Path) -> Result<(Option<RootCertStore>, Listed), Problem> {
     let listed = certificates(key, path)?;
     let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(listed.iter().cloned());
-    if added == 0 { Err(wrong(key, path, "holds no certificate that can be read")) } else { Ok((roots, listed)) }
+    let now = today();
+    for one in listed.iter().filter(|one| is_authority(one)) {
+        if is_in_force(one, now) {
+            roots.add(one.clone()).map_err(|e| wrong(key, path, e))?;
+        } else {
+            let name = common_name(one).unwrap_or_default();
+            warn!("{key} {}: the authority \"{name}\" is not in force and vouches for nobody", path.display());
+        }
+    }
+    Ok(((!roots.is_empty()).then_some(roots), listed))
 }
 
 fn wrong(key: &'static str, path: &Path, why: impl fmt::Display) -> Problem {
@@ -199,7 +240,9 @@ fn wrong(key: &'static str, path: &Path, why: impl fmt::Display) -> Problem {
 /// Certificates of servers, as libpq's `sslmode` has it.
 #[derive(Debug)]
 struct Verifier {
-    /// None: any certificate will do.
+    /// Otherwise any certificate will do.
+    verifies: bool,
+    /// None: no authority is known.
     chains: Option<Arc<WebPkiServerVerifier>>,
     /// Certificates in the file of authorities: a server's own may be among them.
     listed: Vec<CertificateDer<'static>>,
@@ -217,22 +260,21 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(chains) = &self.chains else { return Ok(ServerCertVerified::assertion()) };
+        if !self.verifies {
+            return Ok(ServerCertVerified::assertion());
+        }
+        // A certificate that signed itself, as people make them, is often its own authority, which no server's is to be; it is
+        // good because it is listed, and for nobody but itself.
+        if self.listed.iter().any(|listed| listed == end_entity) {
+            return self.verify_listed(end_entity, server_name, now);
+        }
+        let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let chains = self.chains.as_ref().ok_or_else(unknown)?;
         match chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The chain is looked at first.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.names => Ok(ServerCertVerified::assertion()),
-            // A certificate that signed itself, as people make them, is an authority's, which no server is to have. Its dates
-            // were found good before that.
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
-                if self.listed.iter().any(|listed| listed == end_entity) =>
-            {
-                if self.names {
-                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                }
-                Ok(ServerCertVerified::assertion())
-            }
             verdict => verdict,
         }
     }
@@ -257,6 +299,23 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl Verifier {
+    fn verify_listed(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !is_in_force(end_entity, Duration::from_secs(now.as_secs())) {
+            return Err(rustls::Error::InvalidCertificate(CertificateError::Expired));
+        }
+        if self.names {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
     }
 }
 
@@ -323,7 +382,7 @@ impl Front {
             }
             // As they are before they are read: what is still being written is looked at again.
             let seen = self.tls.borrow().files.iter().map(|(path, _)| (path.clone(), stamp(path))).collect();
-            match Tls::load(&self.config().settings) {
+            match Tls::load(&self.config()) {
                 Ok(tls) => {
                     info!("certificates read again: their files have changed");
                     *self.tls.borrow_mut() = tls;

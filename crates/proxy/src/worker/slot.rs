@@ -49,6 +49,7 @@ pub(crate) struct Pinned {
 /// A client, as seen by others. Whoever sets a cell wakes the task.
 pub(crate) struct Slot {
     pub(crate) id: u64,
+    pub(crate) is_ours: bool,
     pub(crate) pid: u32,
     pub(crate) secret: Box<[u8]>,
     pub(crate) pool: PoolId,
@@ -91,6 +92,7 @@ impl Slot {
         let now = Instant::now();
         Self {
             id: client.id,
+            is_ours: client.is_ours,
             pid: client.pid,
             secret: client.secret.clone(),
             pool: client.pool.id,

@@ -75,7 +75,7 @@ impl Client {
         self.session.end(&mut state.registry);
         let entry = state.pool(self.pool);
         entry.clients -= 1;
-        if entry.spec.log_disconnections {
+        if entry.spec.log_disconnections && !self.slot.is_ours {
             let reason = match end {
                 End::Terminated => "client said Terminate".to_owned(),
                 End::Vanished => "client hung up".to_owned(),

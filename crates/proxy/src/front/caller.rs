@@ -1,0 +1,59 @@
+//! Who is at the other end, as far as the connection itself tells: from where, how encrypted, with which certificate, as which user
+//! of the system.
+
+use std::net::IpAddr;
+
+use pgsluice_config::Channel;
+use rustls::pki_types::CertificateDer;
+
+use super::certificates::common_name;
+use crate::net::Stream;
+
+/// What a client's connection tells of it.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) channel: Channel,
+    /// None over a Unix socket.
+    pub(super) address: Option<IpAddr>,
+    /// The certificate that it showed. An authority of ours vouches for it.
+    certificate: Option<CertificateDer<'static>>,
+    /// Who it is for the system, over a Unix socket.
+    uid: Option<u32>,
+    /// What its channel can be bound by; see [`pgsluice_auth::end_point`].
+    pub(super) end_point: Option<Vec<u8>>,
+}
+
+impl Caller {
+    pub(super) fn of(stream: &Stream, end_point: Option<Vec<u8>>) -> Self {
+        let (channel, certificate, uid) = match stream {
+            Stream::Tcp(_) => (Channel::Plain, None, None),
+            Stream::Tls(tls) => (Channel::Tls, tls.peer_certificate(), None),
+            Stream::Unix(socket) => (Channel::Local, None, socket.peer_cred().ok().map(|cred| cred.uid())),
+        };
+        let end_point = end_point.filter(|_| channel == Channel::Tls);
+        Self { channel, address: stream.ends().peer.0.parse().ok(), certificate, uid, end_point }
+    }
+
+    pub(super) fn has_certificate(&self) -> bool {
+        self.certificate.is_some()
+    }
+
+    /// Whom its certificate is for.
+    pub(super) fn common_name(&self) -> Option<String> {
+        self.certificate.as_ref().and_then(common_name)
+    }
+
+    /// Its user's name in the system.
+    pub(super) async fn system_user(&self) -> Option<String> {
+        let uid = self.uid?;
+        // The system may have to ask elsewhere, which takes time.
+        let found = tokio::task::spawn_blocking(move || nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)));
+        Some(found.await.ok()?.ok()??.name)
+    }
+
+    /// In PostgreSQL's words (`src/backend/libpq/auth.c`).
+    pub(super) fn describe(&self) -> (String, &'static str) {
+        let host = self.address.map_or("[local]".to_owned(), |address| address.to_canonical().to_string());
+        (host, if self.channel == Channel::Tls { "SSL encryption" } else { "no encryption" })
+    }
+}
