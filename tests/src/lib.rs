@@ -21,6 +21,7 @@
 pub mod certificates;
 pub mod differential;
 pub mod fake;
+pub mod libpq;
 pub mod oracle;
 pub mod pooler;
 pub mod postgres;

@@ -199,6 +199,27 @@ impl Postgres {
         assert!(eventually(START_TIMEOUT, taken), "PostgreSQL takes no TLS:\n{}", self.log());
     }
 
+    /// From now on these rules say who may log in, with these maps: the text of pg_hba.conf and of pg_ident.conf.
+    ///
+    /// # Panics
+    /// When it does not take them, or the superuser is not let in over the Unix socket without a password any more.
+    pub fn set_rules(&self, hba: &str, ident: &str) {
+        std::fs::write(self.data().join("pg_hba.conf"), hba).expect("the data directory is writable");
+        std::fs::write(self.data().join("pg_ident.conf"), ident).expect("the data directory is writable");
+        let mut admin = self.admin("postgres");
+        admin.run("SELECT pg_reload_conf()");
+        let bad = "SELECT count(*) FROM (SELECT error FROM pg_hba_file_rules UNION ALL \
+                   SELECT error FROM pg_ident_file_mappings) all_lines WHERE error IS NOT NULL";
+        assert_eq!(admin.value(bad), "0", "{}", self.log());
+        // The postmaster reads it in its own time: a rule is in force when a login of the next line is.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+
+    /// The directory of its Unix socket.
+    pub fn socket_dir(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// How many client backends `database` has (all databases when empty), the one that counts left out.
     pub fn backends(&self, database: &str) -> usize {
         Watch::over(self).count(database)

@@ -201,7 +201,8 @@ fn wrong_passwords_are_answered_late_and_guessing_at_one_user_harms_nobody_else(
         assert_eq!(pooler.connect(SUPERUSER, &database).value("SELECT current_user"), "postgres");
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         let outcomes: Vec<_> = guesses.into_iter().map(|guess| guess.join().expect("a guess")).collect();
-        let late = outcomes.iter().filter(|(code, at)| code == "28P01" && *at - begun >= Duration::from_secs(5)).count();
+        let late =
+            outcomes.iter().filter(|(code, at)| code == "28P01" && *at - begun >= Duration::from_secs(5)).count();
         let refused = outcomes.iter().filter(|(code, _)| code == "28000").count();
         assert_eq!((late, refused), (32, 32));
     });

@@ -6,27 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgsluice_tests::certificates::{Authority, Identity};
+use pgsluice_tests::libpq::attempt;
 use pgsluice_tests::program::{python, run};
 use pgsluice_tests::wire::message as m;
 use pgsluice_tests::{APP, Pooler, Postgres, Version, eventually};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
-
-/// What came of an attempt: `refused: …`, or what is encrypted, `plain` or `tls` in front of us and behind us.
-fn attempt(conninfos: &[String]) -> Vec<String> {
-    let arguments: Vec<_> = conninfos.iter().map(String::as_str).collect();
-    let outcome = run(python("psycopg_tls/connect.py", &arguments), LIMIT).expect_ok("the script");
-    let word = |tls: &serde_json::Value| if tls.as_bool().expect("a boolean") { "tls" } else { "plain" };
-    let read = |line: &str| {
-        let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
-        match value["error"].as_str() {
-            Some(error) => format!("refused: {error}"),
-            None => format!("{} {}", word(&value["tls"]), word(&value["behind"])),
-        }
-    };
-    outcome.out.lines().map(read).collect()
-}
 
 fn conninfo(pooler: &Pooler, database: &str, more: &str) -> String {
     let (user, password) = (APP.user, APP.password);

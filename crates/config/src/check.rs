@@ -7,7 +7,7 @@ use crate::build::Places;
 use crate::document::{Place, Report, entry_path};
 use crate::model::{AuthType, Config, FALLBACK, RESERVED_DATABASES};
 use crate::problem::{Conflict, Problem, ProblemKind, Problems, Warning, WarningKind};
-use crate::tls::SslMode;
+use crate::tls::{SslMode, SslNegotiation};
 
 impl Config {
     /// Checks a configuration that was changed after it was read, or made without a file.
@@ -199,6 +199,9 @@ impl Check<'_> {
         }
         if client.verifies() && settings.client_tls_ca_file.is_none() {
             self.conflict("client_tls_sslmode", Conflict::TlsWithoutAuthority("client_tls_ca_file"));
+        }
+        if settings.server_tls_sslnegotiation == SslNegotiation::Direct && !settings.server_tls_sslmode.is_strict() {
+            self.conflict("server_tls_sslnegotiation", Conflict::DirectWithoutTls);
         }
         if settings.server_tls_sslmode.verifies() && settings.server_tls_ca_file.is_none() {
             self.conflict("server_tls_sslmode", Conflict::TlsWithoutAuthority("server_tls_ca_file"));

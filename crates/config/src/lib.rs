@@ -45,7 +45,7 @@ pub use crate::problem::{Conflict, Problem, ProblemKind, Problems, Syntax, Warni
 pub use crate::reference::reference_toml;
 pub use crate::secret::Secret;
 pub use crate::settings::{Dialect, SETTINGS, Setting, SettingRow, Settings};
-pub use crate::tls::{SslMode, TlsProtocols};
+pub use crate::tls::{SslMode, SslNegotiation, TlsProtocols};
 pub use crate::url::{LISTEN_DEFAULT, Url, config_from_url, parse_url};
 pub use crate::userlist::{SECRET_BYTES_MAX, USER_BYTES_MAX};
 

@@ -181,6 +181,8 @@ pub enum Conflict {
     TlsHalf(&'static str),
     /// Certificates are to be verified, and there is no authority: the setting.
     TlsWithoutAuthority(&'static str),
+    /// Direct TLS, where it is not always to be TLS.
+    DirectWithoutTls,
     /// auth_dbname names no entry of [databases] that could be asked.
     AuthDatabase(String),
     /// No password is asked for, and the address can be reached from elsewhere.
@@ -392,6 +394,9 @@ impl fmt::Display for Conflict {
             Self::TlsHalf(other) => write!(f, "a certificate and its key go together; set {other}"),
             Self::TlsWithoutAuthority(key) => {
                 write!(f, "certificates cannot be verified without an authority; set {key}")
+            }
+            Self::DirectWithoutTls => {
+                f.write_str("direct TLS needs server_tls_sslmode require or stricter, as there is nothing to fall back to")
             }
             Self::AuthDatabase(name) => {
                 write!(f, "{} is no database here that could be asked; name an entry of [databases]", quoted(name))

@@ -13,7 +13,7 @@ use crate::listen::Listener;
 use crate::model::{AuthType, PoolMode};
 use crate::pins::{Audit, PinPolicies};
 use crate::problem::{Problem, ProblemKind};
-use crate::tls::{SslMode, TlsProtocols};
+use crate::tls::{SslMode, SslNegotiation, TlsProtocols};
 
 /// Which of the two file formats, each with its own defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +226,9 @@ settings! {
         server_tls_key_file: Option<PathBuf> as OptionalPath = "" => reload;
         /// Versions of TLS for PostgreSQL: secure (all that are), tlsv1.2, tlsv1.3.
         server_tls_protocols: TlsProtocols as TlsProtocols = "secure" => reload;
+        /// How TLS with PostgreSQL is begun: postgres (it is asked first), direct (at once, which saves a round trip; from version 17
+        /// on, and with server_tls_sslmode require or stricter).
+        server_tls_sslnegotiation: SslNegotiation as SslNegotiation = "postgres" => reload;
     }
     "Logging" {
         /// Whether logins are logged.

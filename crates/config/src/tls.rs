@@ -65,6 +65,47 @@ impl Kind for SslMode {
     }
 }
 
+/// How TLS is begun, as libpq's `sslnegotiation` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslNegotiation {
+    /// The server is asked first.
+    Postgres,
+    /// At once, which PostgreSQL knows since version 17.
+    Direct,
+}
+
+impl SslNegotiation {
+    /// Every name, as written in files.
+    pub const NAMES: &'static [&'static str] = &["postgres", "direct"];
+
+    /// The name, as written in files.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for SslNegotiation {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let all = [Self::Postgres, Self::Direct];
+        all.into_iter().find(|way| way.as_str().eq_ignore_ascii_case(text)).ok_or(UnknownName)
+    }
+}
+
+impl Kind for SslNegotiation {
+    type Value = SslNegotiation;
+
+    fn read(raw: &Raw) -> Result<SslNegotiation, Wrong> {
+        let text = raw.text().ok_or(Wrong::Choice(SslNegotiation::NAMES))?;
+        SslNegotiation::from_str(text).map_err(|_| Wrong::Choice(SslNegotiation::NAMES))
+    }
+
+    fn show(value: &SslNegotiation) -> String {
+        value.as_str().to_string()
+    }
+}
+
 /// Which versions of TLS are spoken; one at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsProtocols {

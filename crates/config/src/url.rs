@@ -11,12 +11,13 @@ use crate::model::{AuthType, Config, Database, FALLBACK, User};
 use crate::problem::{Conflict, Problem, ProblemKind, Problems, Syntax};
 use crate::secret::Secret;
 use crate::settings::Settings;
-use crate::tls::SslMode;
+use crate::tls::{SslMode, SslNegotiation};
 
 /// Where the URL's configuration listens if nothing is said.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:6432";
 
-const PARAMETERS: [&str; 7] = ["application_name", "host", "port", "sslcert", "sslkey", "sslmode", "sslrootcert"];
+const PARAMETERS: [&str; 8] =
+    ["application_name", "host", "port", "sslcert", "sslkey", "sslmode", "sslnegotiation", "sslrootcert"];
 
 /// A PostgreSQL server, a database and a user on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +36,8 @@ pub struct Url {
     pub application_name: Option<String>,
     /// `?sslmode=`: `server_tls_sslmode`.
     pub sslmode: SslMode,
+    /// `?sslnegotiation=`: `server_tls_sslnegotiation`.
+    pub sslnegotiation: SslNegotiation,
     /// `?sslrootcert=`: `server_tls_ca_file`.
     pub sslrootcert: Option<PathBuf>,
     /// `?sslcert=`: `server_tls_cert_file`.
@@ -79,6 +82,7 @@ pub fn config_from_url(url: &Url, listen: &[String]) -> Result<Config, Problems>
     let default = [LISTEN_DEFAULT.to_string()];
     listen_on(&mut settings, if listen.is_empty() { &default } else { listen }, &mut problems);
     settings.server_tls_sslmode = url.sslmode;
+    settings.server_tls_sslnegotiation = url.sslnegotiation;
     settings.server_tls_ca_file.clone_from(&url.sslrootcert);
     settings.server_tls_cert_file.clone_from(&url.sslcert);
     settings.server_tls_key_file.clone_from(&url.sslkey);
@@ -150,6 +154,7 @@ struct Reading {
     password: Option<Secret>,
     application_name: Option<String>,
     sslmode: Option<SslMode>,
+    sslnegotiation: Option<SslNegotiation>,
     sslrootcert: Option<PathBuf>,
     sslcert: Option<PathBuf>,
     sslkey: Option<PathBuf>,
@@ -214,6 +219,13 @@ impl Reading {
                 Ok(mode) => self.sslmode = Some(mode),
                 Err(_) => self.blame("sslmode", ProblemKind::NotAllowed { found: value, allowed: SslMode::NAMES }),
             },
+            "sslnegotiation" => match SslNegotiation::from_str(&value) {
+                Ok(way) => self.sslnegotiation = Some(way),
+                Err(_) => {
+                    let allowed = SslNegotiation::NAMES;
+                    self.blame("sslnegotiation", ProblemKind::NotAllowed { found: value, allowed });
+                }
+            },
             "sslrootcert" => self.sslrootcert = path(value),
             "sslcert" => self.sslcert = path(value),
             "sslkey" => self.sslkey = path(value),
@@ -242,6 +254,7 @@ impl Reading {
             password: self.password,
             application_name: self.application_name,
             sslmode: self.sslmode.unwrap_or(SslMode::Prefer),
+            sslnegotiation: self.sslnegotiation.unwrap_or(SslNegotiation::Postgres),
             sslrootcert: self.sslrootcert,
             sslcert: self.sslcert,
             sslkey: self.sslkey,

@@ -205,6 +205,11 @@ impl Stream {
         if let Self::Tls(s) = self { s.end_point() } else { None }
     }
 
+    /// Whether both sides of TLS agreed on PostgreSQL's protocol.
+    pub(crate) fn has_alpn(&self) -> bool {
+        if let Self::Tls(s) = self { s.has_alpn() } else { false }
+    }
+
     /// To be called before it is dropped: the other side is told, if the transport has a word for it.
     pub(crate) fn say_goodbye(&self) {
         if let Self::Tls(s) = self {

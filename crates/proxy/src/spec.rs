@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgsluice_auth::Secret;
-use pgsluice_config::{Config, Database, PoolMode, SslMode, TlsProtocols};
+use pgsluice_config::{Config, Database, PoolMode, SslMode, SslNegotiation, TlsProtocols};
 use pgsluice_pool::{PoolId, PoolLimits};
 use pgsluice_session::{Audit, PinPolicy, PinReason, Pooling, ServerCredential, Settings, Tracking};
 
@@ -37,8 +37,9 @@ pub(crate) struct Target {
     pub(crate) tls: ServerTls,
 }
 
-/// How connections to servers are to be encrypted, as configured: mode, versions, and files of authorities, certificate and key.
-pub(crate) type ServerTls = (SslMode, TlsProtocols, [Option<PathBuf>; 3]);
+/// How connections to servers are to be encrypted, as configured: mode, beginning, versions, and files of authorities, certificate
+/// and key.
+pub(crate) type ServerTls = (SslMode, SslNegotiation, TlsProtocols, [Option<PathBuf>; 3]);
 
 impl Target {
     pub(crate) fn credential(&self, known: Option<pgsluice_auth::SaltedKeys>) -> ServerCredential {
@@ -165,7 +166,8 @@ pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &st
 
 fn server_tls(settings: &pgsluice_config::Settings) -> ServerTls {
     let files = [&settings.server_tls_ca_file, &settings.server_tls_cert_file, &settings.server_tls_key_file];
-    (settings.server_tls_sslmode, settings.server_tls_protocols, files.map(Clone::clone))
+    let s = settings;
+    (s.server_tls_sslmode, s.server_tls_sslnegotiation, s.server_tls_protocols, files.map(Clone::clone))
 }
 
 /// How the state of a pool's sessions is followed.

@@ -263,12 +263,8 @@ mod tests {
     #[test]
     fn answers_are_forgotten() {
         let life = Duration::from_secs(60);
-        let question = |user: &str| Question {
-            database: "d".into(),
-            query: "q".into(),
-            asker: "a".into(),
-            user: user.into(),
-        };
+        let question =
+            |user: &str| Question { database: "d".into(), query: "q".into(), asker: "a".into(), user: user.into() };
         let mut answers = Answers::default();
         answers.remember(question("bob"), Some(None), life);
         assert_eq!(answers.recent(&question("bob"), life), Some(Some(None)));

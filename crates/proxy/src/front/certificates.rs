@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
 use x509_cert::der::asn1::{Any, ObjectIdentifier, PrintableStringRef, TeletexStringRef, Utf8StringRef};
-use x509_cert::der::{Decode, Tagged, Tag};
+use x509_cert::der::{Decode, Tag, Tagged};
 use x509_cert::ext::pkix::BasicConstraints;
 
 /// `id-at-commonName`.

@@ -133,13 +133,8 @@ fn demand(config: &Config, identity: &Identity, caller: &Caller) -> Result<Deman
 fn by_rules(config: &Config, identity: &Identity, caller: &Caller) -> Result<Demand, Refusal> {
     let Identity { user, database, replication, .. } = identity;
     let (is_physical, (host, encryption)) = (*replication == Replication::Physical, caller.describe());
-    let attempt = Attempt {
-        channel: caller.channel,
-        address: caller.address,
-        database,
-        user,
-        replication: is_physical,
-    };
+    let attempt =
+        Attempt { channel: caller.channel, address: caller.address, database, user, replication: is_physical };
     let what = || match is_physical {
         true => format!("replication connection from host \"{host}\", user \"{user}\", {encryption}"),
         false => format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"),
@@ -171,12 +166,10 @@ fn check_certificate(config: &Config, demand: &Demand, identity: &Identity, call
     let refused = |text: String| Err(Refusal::NotAdmitted(text.into()));
     match demand.client_cert {
         Some(_) if !caller.has_certificate() => refused("connection requires a valid client certificate".into()),
-        Some(ClientCert::VerifyFull) => {
-            match caller.common_name() {
-                Some(name) if config.ident.allows(demand.map.as_deref(), &name, user) => Ok(()),
-                _ => refused(format!("certificate authentication failed for user \"{user}\"")),
-            }
-        }
+        Some(ClientCert::VerifyFull) => match caller.common_name() {
+            Some(name) if config.ident.allows(demand.map.as_deref(), &name, user) => Ok(()),
+            _ => refused(format!("certificate authentication failed for user \"{user}\"")),
+        },
         Some(ClientCert::VerifyCa) | None => Ok(()),
     }
 }

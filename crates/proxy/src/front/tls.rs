@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pgsluice_config::{Config, Problem, ProblemKind, Settings, SslMode, TlsProtocols};
+use pgsluice_config::{Config, Problem, ProblemKind, Settings, SslMode, SslNegotiation, TlsProtocols};
 use pgsluice_wire::FrontendWriter;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -336,6 +336,13 @@ impl Front {
         let settings = self.config().settings.clone();
         let config = self.tls.borrow().servers.clone();
         let (Some(config), false) = (config, address.host.starts_with('/')) else { return Ok(stream) };
+        if settings.server_tls_sslnegotiation == SslNegotiation::Direct {
+            return match encrypt(stream, config, address).await? {
+                // Who does not say so may be another protocol's server (ALPACA).
+                stream if stream.has_alpn() => Ok(stream),
+                _ => Err(io::Error::other("it did not agree on PostgreSQL's protocol by ALPN, as direct TLS asks for")),
+            };
+        }
         let mut request = Vec::new();
         FrontendWriter(&mut request).ssl_request();
         stream.write_all(&request).await?;
