@@ -1,12 +1,14 @@
 //! From a document to a configuration: every key is looked up and its value read, the auth_file is taken in, and what the
 //! dialect implies is filled in. Contradictions between values are `check`'s business.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::check;
 use crate::document::{Document, Entry, Place, Report, Section, entry_path};
+use crate::external;
 use crate::files::{Files, read_near};
 use crate::hba::{self, Hba, IdentMaps};
 use crate::kinds::Raw;
@@ -28,14 +30,14 @@ pub(crate) fn build(
     files: &dyn Files,
     report: Report,
 ) -> Result<(Config, Vec<Warning>), Problems> {
-    let mut builder = Builder { dialect, report, places: Places::new() };
+    let mut builder = Builder { dialect, files, report, places: Places::new() };
     let settings = builder.settings(document.settings);
     let mut databases = builder.sections("databases", document.databases, DATABASE_KEYS, pgbouncer::database_key);
     let mut users = builder.sections("users", document.users, USER_KEYS, pgbouncer::user_key);
-    if let Some((path, text)) = builder.named("auth_file", settings.auth_file.as_deref(), files) {
+    if let Some((path, text)) = builder.named("auth_file", settings.auth_file.as_deref()) {
         builder.user_list(path, &text, &mut users);
     }
-    let (hba, ident) = builder.rules(&settings, files);
+    let (hba, ident) = builder.rules(&settings);
     builder.hosts(&settings, &mut databases);
     let source = Some(builder.report.main().to_path_buf());
     let config = Config { settings, databases, users, hba, ident, source };
@@ -46,13 +48,14 @@ pub(crate) fn build(
     Ok((config, warnings))
 }
 
-struct Builder {
+struct Builder<'a> {
     dialect: Dialect,
+    files: &'a dyn Files,
     report: Report,
     places: Places,
 }
 
-impl Builder {
+impl Builder<'_> {
     fn settings(&mut self, entries: Vec<Entry>) -> Settings {
         let dialect = self.dialect;
         let mut settings = Settings::defaults(dialect);
@@ -153,19 +156,37 @@ impl Builder {
                 self.foreign(entry, &full, verdict, || ProblemKind::unknown_among(name, allowed()));
                 continue;
             };
-            if let Err(wrong) = (key.read)(&mut value, &entry.value) {
-                self.report.problem(&entry.place, &full, ProblemKind::of(wrong, &entry.value, key.secret));
+            let Some(raw) = self.found(entry, &full, key.secret) else { continue };
+            if let Err(wrong) = (key.read)(&mut value, &raw) {
+                self.report.problem(&entry.place, &full, ProblemKind::of(wrong, &raw, key.secret));
             }
         }
         value
     }
 
+    /// The value of an entry; of a password in TOML what it stands for. `None` if that is of no use, which is reported.
+    fn found<'e>(&mut self, entry: &'e Entry, key: &str, secret: bool) -> Option<Cow<'e, Raw>> {
+        let Some(text) = entry.value.text().filter(|_| secret && self.dialect == Dialect::Toml) else {
+            return Some(Cow::Borrowed(&entry.value));
+        };
+        match external::resolve(text, self.files, &entry.place.file) {
+            Ok((text, warning)) => {
+                warning.into_iter().for_each(|kind| self.report.warning(&entry.place, key, kind));
+                Some(Cow::Owned(Raw::Quoted(text)))
+            }
+            Err(kind) => {
+                self.report.problem(&entry.place, key, kind);
+                None
+            }
+        }
+    }
+
     /// The file that a setting names, if it does and the file can be read.
-    fn named(&mut self, key: &str, path: Option<&Path>, files: &dyn Files) -> Option<(PathBuf, String)> {
+    fn named(&mut self, key: &str, path: Option<&Path>) -> Option<(PathBuf, String)> {
         let path = path?;
         let place = self.places.get(key).cloned();
         let place = place.unwrap_or(Place { file: self.report.main(), line: 1 });
-        let read = read_near(files, path, &place.file);
+        let read = read_near(self.files, path, &place.file);
         let unreadable = |e: &io::Error| {
             let key = format!("{key} {}", path.display());
             self.report.problem(&place, &key, ProblemKind::Unreadable(e.kind()));
@@ -174,14 +195,14 @@ impl Builder {
     }
 
     /// The rules and maps, which are not looked at unless they are used, as in PgBouncer.
-    fn rules(&mut self, settings: &Settings, files: &dyn Files) -> (Option<Hba>, IdentMaps) {
+    fn rules(&mut self, settings: &Settings) -> (Option<Hba>, IdentMaps) {
         if settings.auth_type != AuthType::Hba {
             return (None, IdentMaps::default());
         }
-        let rules = self.named("auth_hba_file", settings.auth_hba_file.as_deref(), files);
-        let rules = rules.map(|(path, text)| hba::read_rules(&text, path.into(), files, &mut self.report));
-        let maps = self.named("auth_ident_file", settings.auth_ident_file.as_deref(), files);
-        let maps = maps.map(|(path, text)| hba::read_maps(&text, path.into(), files, &mut self.report));
+        let rules = self.named("auth_hba_file", settings.auth_hba_file.as_deref());
+        let rules = rules.map(|(path, text)| hba::read_rules(&text, path.into(), self.files, &mut self.report));
+        let maps = self.named("auth_ident_file", settings.auth_ident_file.as_deref());
+        let maps = maps.map(|(path, text)| hba::read_maps(&text, path.into(), self.files, &mut self.report));
         (rules, maps.unwrap_or_default())
     }
 

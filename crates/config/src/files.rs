@@ -1,25 +1,37 @@
-//! Where text comes from: the disk when the program runs, nowhere (or a map) when text is parsed by a test or a fuzzer.
-//! Reading is all it does; no watching, no writing.
+//! Where text comes from: the disk and the environment when the program runs, nowhere (or a map) when text is parsed by a
+//! test or a fuzzer. Reading is all it does; no watching, no writing. No other module of this crate asks the system.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Largest configuration, user list or file of rules read, in bytes. A larger file is an error, so that a wrong path such as
 /// `/dev/zero` ends.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// A source of files named by a configuration: `%include`, `auth_file`, rules and maps.
+/// A source of what a configuration names: files (`%include`, `auth_file`, rules, maps, passwords) and environment variables.
 pub trait Files {
     /// The whole text of a file.
     ///
     /// # Errors
     /// What the operating system says; `InvalidData` when the file is not UTF-8, `FileTooLarge` above [`FILE_BYTES_MAX`].
     fn read(&self, path: &Path) -> io::Result<String>;
+
+    /// The value of an environment variable; `None` if it is not set.
+    fn variable(&self, _name: &str) -> Option<OsString> {
+        None
+    }
+
+    /// Type and permissions of a file, `st_mode` of stat(2); `None` if they are not to be had.
+    fn mode(&self, _path: &Path) -> Option<u32> {
+        None
+    }
 }
 
-/// The file system.
+/// The file system, and the environment of this process.
 #[derive(Clone, Copy, Debug)]
 pub struct Disk;
 
@@ -32,6 +44,14 @@ impl Files for Disk {
         let mut text = String::new();
         let read = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
         if read as u64 > FILE_BYTES_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
+    }
+
+    fn variable(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
+    fn mode(&self, path: &Path) -> Option<u32> {
+        std::fs::metadata(path).ok().map(|found| found.permissions().mode())
     }
 }
 

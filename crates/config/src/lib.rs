@@ -1,11 +1,12 @@
 //! Configuration: `pgsluice.toml` or an existing `pgbouncer.ini` read into one validated [`Config`], everything wrong with
-//! it reported at once with file, line and remedy. It reads files when asked to and does nothing else: no watching, no
-//! environment variables, no clock, no applying of what it read.
+//! it reported at once with file, line and remedy. It reads files and environment variables when asked to and does nothing
+//! else: no watching, no clock, no applying of what it read.
 
 mod build;
 mod check;
 mod diff;
 mod document;
+mod external;
 mod files;
 mod hba;
 mod ini;
@@ -41,7 +42,7 @@ pub use crate::model::{
     UnknownName, User,
 };
 pub use crate::pins::{Audit, PinPolicies, PinPolicy, PinReason};
-pub use crate::problem::{Conflict, Problem, ProblemKind, Problems, Syntax, Warning, WarningKind};
+pub use crate::problem::{Conflict, Problem, ProblemKind, Problems, SecretFault, Syntax, Warning, WarningKind};
 pub use crate::reference::reference_toml;
 pub use crate::secret::Secret;
 pub use crate::settings::{Dialect, SETTINGS, Setting, SettingRow, Settings};

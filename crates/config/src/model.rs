@@ -114,7 +114,8 @@ entry! {
         dbname: Option<String> as Maybe<Text> = None;
         /// Forced user: every client of this entry uses it on the server.
         user: Option<String> as Maybe<Text> = None;
-        /// The forced user's password on the server.
+        /// The forced user's password on the server. In TOML also "file:/path" (what the file holds), "env:NAME" (an
+        /// environment variable), and "plain:..." for one that begins with one of these words.
         password: Option<Secret> as Maybe<Secret> = None;
         /// User who asks PostgreSQL for the secrets of users that are not listed.
         auth_user: Option<String> as Maybe<Text> = None;
@@ -161,7 +162,8 @@ entry! {
 entry! {
     /// A user's secret and own limits. `None`: the database's value or the setting of the same name applies.
     User USER_KEYS {
-        /// The secret that clients of this name are checked against, and that servers are opened with if it is plain.
+        /// The secret that clients of this name are checked against, and that servers are opened with if it is plain. In
+        /// TOML also "file:/path" or "env:NAME", as a database's.
         password: Option<Secret> as Maybe<Secret> = None;
         /// Pool mode; wins over the database's.
         pool_mode: Option<PoolMode> as Maybe<PoolMode> = None;

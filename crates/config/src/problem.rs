@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::kinds::{Raw, Wrong, quoted};
 use crate::nearest::nearest;
 use crate::settings::SETTINGS;
+use crate::userlist::SECRET_BYTES_MAX;
 
 /// Everything that keeps a configuration from being used, in the order of file and line. Never empty.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +97,30 @@ pub enum ProblemKind {
         /// Why.
         why: String,
     },
+    /// What a password names is of no use.
+    BadSecret {
+        /// The file, or the environment variable with these words before its name.
+        origin: String,
+        /// Why.
+        fault: SecretFault,
+    },
+}
+
+/// Why a file or an environment variable is no password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretFault {
+    /// The file could not be read.
+    Unreadable(io::ErrorKind),
+    /// The variable is not set.
+    Unset,
+    /// There is nothing in it.
+    Empty,
+    /// It is not UTF-8.
+    NotUtf8,
+    /// It is longer than [`SECRET_BYTES_MAX`].
+    TooLong,
+    /// It contains a NUL, at which the protocol's strings end.
+    Nul,
 }
 
 /// How a line breaks the grammar of pgbouncer.ini, userlist.txt, pg_hba.conf, pg_ident.conf or a URL.
@@ -233,6 +258,8 @@ pub enum WarningKind {
     UnknownMap(String),
     /// auth_type cert, and no TCP address to listen on.
     CertWithoutTcp,
+    /// This file holds a password, and everybody can read it.
+    ExposedSecret(PathBuf),
 }
 
 impl ProblemKind {
@@ -329,8 +356,31 @@ impl fmt::Display for ProblemKind {
             Self::Unsupported(instead) => f.write_str(instead),
             Self::BadFile { path, why } if path.as_os_str().is_empty() => f.write_str(why),
             Self::BadFile { path, why } => write!(f, "{}: {why}", path.display()),
+            Self::BadSecret { origin, fault } => write!(f, "{origin} {fault}"),
             Self::Duplicate { first } => write!(f, "given before, in line {first}; remove one of the two"),
             Self::Conflict(conflict) => conflict.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for SecretFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(kind) => write!(
+                f,
+                "cannot be read: {kind}; correct the path or its permissions, or write plain: before a password that \
+                 begins with file:"
+            ),
+            Self::Unset => {
+                f.write_str("is not set; set it for pgsluice, or write plain: before a password that begins with env:")
+            }
+            Self::Empty => f.write_str("is empty; write the password into it"),
+            Self::NotUtf8 => f.write_str("is not UTF-8; a password has to be"),
+            Self::TooLong => write!(
+                f,
+                "is longer than a password may be, {SECRET_BYTES_MAX} bytes; write the password alone into it"
+            ),
+            Self::Nul => f.write_str("contains a NUL, which no password can; write the password alone into it"),
         }
     }
 }
@@ -449,6 +499,11 @@ impl fmt::Display for WarningKind {
                 f.write_str("cert needs TLS, which Unix sockets have not: nobody can log in; set listen_addr")
             }
             Self::NoUsers => f.write_str("no user is known: nobody can log in; set auth_file or add users"),
+            Self::ExposedSecret(path) => write!(
+                f,
+                "everybody on this machine can read {}; take that right away, as with chmod o-r",
+                path.display()
+            ),
         }
     }
 }
