@@ -41,6 +41,14 @@ impl Pooler {
         Pooler::launch(command, port, Directory::fresh("pooler"), None, login)
     }
 
+    /// `pgsluice URL`, the URL as it is, with these environment variables.
+    pub fn url_in(environment: &[(&str, &str)], url: &str, admin: Login) -> Pooler {
+        let port = free_port();
+        let mut command = Command::new(program());
+        command.args([url, "--listen", &format!("127.0.0.1:{port}")]).envs(environment.iter().copied());
+        Pooler::launch(command, port, Directory::fresh("pooler"), None, admin)
+    }
+
     /// `pgsluice --config FILE.toml`, or `pgsluice FILE.ini` when `name` ends so. Every `{port}` in `text`
     /// becomes the port to listen on and every `{dir}` the directory of the file. The file must make
     /// `admin` a console administrator.
@@ -53,8 +61,17 @@ impl Pooler {
         Pooler::files_with(files, &[], admin)
     }
 
+    /// As [`Pooler::file`] with these environment variables.
+    pub fn file_in(environment: &[(&str, &str)], name: &str, text: &str, admin: Login) -> Pooler {
+        Pooler::start(&[(name, text)], &[], environment, admin)
+    }
+
     /// As [`Pooler::files`] with more arguments.
     pub fn files_with(files: &[(&str, &str)], arguments: &[&str], admin: Login) -> Pooler {
+        Pooler::start(files, arguments, &[], admin)
+    }
+
+    fn start(files: &[(&str, &str)], arguments: &[&str], environment: &[(&str, &str)], admin: Login) -> Pooler {
         let (port, directory) = (free_port(), Directory::fresh("pooler"));
         let paths: Vec<_> =
             files.iter().map(|(name, text)| directory.write(name, &fill(text, port, &directory))).collect();
@@ -62,7 +79,7 @@ impl Pooler {
         if paths[0].extension().is_some_and(|extension| extension == "toml") {
             command.arg("--config");
         }
-        command.arg(&paths[0]).args(arguments).current_dir(directory.path());
+        command.arg(&paths[0]).args(arguments).envs(environment.iter().copied()).current_dir(directory.path());
         Pooler::launch(command, port, directory, Some(paths[0].clone()), admin)
     }
 

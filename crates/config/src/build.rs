@@ -14,6 +14,7 @@ use crate::hba::{self, Hba, IdentMaps};
 use crate::kinds::Raw;
 use crate::model::{AuthType, Config, Database, EntryKey, User};
 use crate::nearest::nearest;
+use crate::passfile::{PassfileFault, ServerPasswords};
 use crate::pgbouncer::{self, Verdict};
 use crate::problem::{ProblemKind, Problems, Warning, WarningKind};
 use crate::settings::{Dialect, SETTINGS, Settings, setting};
@@ -40,7 +41,9 @@ pub(crate) fn build(
     let (hba, ident) = builder.rules(&settings);
     builder.hosts(&settings, &mut databases);
     let source = Some(builder.report.main().to_path_buf());
-    let config = Config { settings, databases, users, hba, ident, source };
+    let server_passwords = ServerPasswords::default();
+    let mut config = Config { settings, databases, users, hba, ident, server_passwords, source };
+    config.server_passwords = builder.server_passwords(&config);
     if !builder.report.is_incomplete() {
         check::run(&config, &builder.places, &mut builder.report);
     }
@@ -222,6 +225,31 @@ impl Builder<'_> {
                 users.entry(name).or_default().password = Some(secret);
             }
         }
+    }
+
+    /// Passwords for servers that stand outside of the configuration, where there is use for them.
+    fn server_passwords(&mut self, config: &Config) -> ServerPasswords {
+        let named = config.settings.passfile.as_deref();
+        let mut found = ServerPasswords::default();
+        if config.lacks_server_password() {
+            let warnings;
+            (found, warnings) = ServerPasswords::of_environment(self.files, named.is_none());
+            for (key, kind) in warnings {
+                self.report.add_warning(Warning { file: None, line: None, key: key.to_string(), kind });
+            }
+        }
+        let Some(path) = named else { return found };
+        let place = self.places.get("passfile").cloned();
+        let place = place.unwrap_or(Place { file: self.report.main(), line: 1 });
+        match found.read(self.files, path, &place.file) {
+            Ok(()) => {}
+            Err((path, PassfileFault::Unreadable(kind))) => {
+                let key = format!("passfile {}", path.display());
+                self.report.problem(&place, &key, ProblemKind::Unreadable(kind));
+            }
+            Err((path, why)) => self.report.warning(&place, "passfile", WarningKind::PassfileIgnored { path, why }),
+        }
+        found
     }
 
     /// Fills in the hosts left out.

@@ -64,7 +64,8 @@ pub(crate) fn of_variable(value: OsString) -> Result<String, SecretFault> {
     value.into_string().map_err(|_| SecretFault::NotUtf8).and_then(usable)
 }
 
-fn usable(text: String) -> Result<String, SecretFault> {
+/// A text that can be a password.
+pub(crate) fn usable(text: String) -> Result<String, SecretFault> {
     match text.len() {
         0 => Err(SecretFault::Empty),
         len if len > SECRET_BYTES_MAX => Err(SecretFault::TooLong),

@@ -25,6 +25,11 @@ pub trait Files {
         None
     }
 
+    /// The directory in which a user keeps files of its own; `None` if there is none.
+    fn home(&self) -> Option<PathBuf> {
+        self.variable("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+    }
+
     /// Type and permissions of a file, `st_mode` of stat(2); `None` if they are not to be had.
     fn mode(&self, _path: &Path) -> Option<u32> {
         None
@@ -48,6 +53,11 @@ impl Files for Disk {
 
     fn variable(&self, name: &str) -> Option<OsString> {
         std::env::var_os(name)
+    }
+
+    fn home(&self) -> Option<PathBuf> {
+        // Services often have no HOME: then it is what the system's list of users says.
+        std::env::home_dir().filter(|home| !home.as_os_str().is_empty())
     }
 
     fn mode(&self, path: &Path) -> Option<u32> {

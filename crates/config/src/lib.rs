@@ -14,6 +14,7 @@ mod kinds;
 mod listen;
 mod model;
 mod nearest;
+mod passfile;
 mod pgbouncer;
 mod pins;
 mod problem;
@@ -41,6 +42,7 @@ pub use crate::model::{
     AuthType, Config, DATABASE_KEYS, Database, EntryKey, FALLBACK, PoolMode, RESERVED_DATABASES, USER_KEYS,
     UnknownName, User,
 };
+pub use crate::passfile::{PassfileFault, ServerPasswords};
 pub use crate::pins::{Audit, PinPolicies, PinPolicy, PinReason};
 pub use crate::problem::{Conflict, Problem, ProblemKind, Problems, SecretFault, Syntax, Warning, WarningKind};
 pub use crate::reference::reference_toml;

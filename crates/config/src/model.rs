@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::hba::{Hba, IdentMaps};
 use crate::kinds::{Count, Host, Kind, Maybe, Port, Raw, Seconds, Text, Weight, Wrong};
+use crate::passfile::{Server, ServerPasswords};
 use crate::pins::{Audit, PinPolicies};
 use crate::secret::Secret;
 use crate::settings::{Dialect, SettingRow, Settings};
@@ -61,6 +62,8 @@ pub struct Config {
     pub hba: Option<Hba>,
     /// The maps of auth_ident_file, if auth_type is `hba`.
     pub ident: IdentMaps,
+    /// Passwords for servers that stand outside of it; see [`Config::server_password`].
+    pub server_passwords: ServerPasswords,
     /// The file it was read from.
     pub source: Option<PathBuf>,
 }
@@ -357,6 +360,36 @@ impl Config {
     /// How long a client may be idle; zero: no limit.
     pub fn client_idle_timeout(&self, user: &str) -> Duration {
         self.of_user(user, |u| u.client_idle_timeout).unwrap_or(self.settings.client_idle_timeout)
+    }
+
+    /// The password with which servers of a database are opened for a user. It is, of a forced user, the entry's own or
+    /// that of [`Config::users`]; where neither can open a server, PGPASSWORD or a line of the password file. Of any
+    /// other user it is that of [`Config::users`] alone: a client may be known by its name only, and must not get
+    /// anywhere by passwords that the operator keeps for himself.
+    pub fn server_password(&self, database: &str, user: &str) -> Option<Secret> {
+        let listed = self.of_user(user, |u| u.password.clone());
+        let forced = self.database(database).map(|(entry, _)| entry).filter(|d| d.user.as_deref() == Some(user));
+        let Some(entry) = forced else { return listed };
+        let configured = entry.password.clone().or(listed);
+        if configured.as_ref().is_some_and(|secret| !secret.is_scram()) {
+            return configured;
+        }
+        // Nobody's entry is the database that the control connection takes.
+        let own_name = if database == FALLBACK { "postgres" } else { database };
+        let server = Server {
+            host: entry.host.as_deref().unwrap_or("127.0.0.1"),
+            port: entry.port,
+            dbname: entry.dbname.as_deref().unwrap_or(own_name),
+            user,
+        };
+        self.server_passwords.find(&server).or(configured)
+    }
+
+    /// Whether a database has a forced user and no password that could open a server for it.
+    pub(crate) fn lacks_server_password(&self) -> bool {
+        let opens = |secret: &Option<Secret>| secret.as_ref().is_some_and(|s| !s.is_scram());
+        let listed = |user: &str| self.users.get(user).is_some_and(|u| opens(&u.password));
+        self.databases.values().any(|d| d.user.as_ref().is_some_and(|user| !opens(&d.password) && !listed(user)))
     }
 
     fn of_user<T>(&self, user: &str, pick: impl Fn(&User) -> Option<T>) -> Option<T> {

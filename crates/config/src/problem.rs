@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::kinds::{Raw, Wrong, quoted};
 use crate::nearest::nearest;
+use crate::passfile::PassfileFault;
 use crate::settings::SETTINGS;
 use crate::userlist::SECRET_BYTES_MAX;
 
@@ -260,6 +261,17 @@ pub enum WarningKind {
     CertWithoutTcp,
     /// This file holds a password, and everybody can read it.
     ExposedSecret(PathBuf),
+    /// The environment variable is no password.
+    UselessVariable(SecretFault),
+    /// The password file is not used.
+    PassfileIgnored {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: PassfileFault,
+    },
+    /// Started with a URL that has no password; it was found elsewhere, and clients need it.
+    PasswordFound,
 }
 
 impl ProblemKind {
@@ -504,6 +516,19 @@ impl fmt::Display for WarningKind {
                 "everybody on this machine can read {}; take that right away, as with chmod o-r",
                 path.display()
             ),
+            Self::UselessVariable(fault) => write!(f, "this environment variable {fault}"),
+            Self::PassfileIgnored { path, why } => write!(f, "{} is not used: {why}", path.display()),
+            Self::PasswordFound => f.write_str("the password comes from here; clients need it to log in"),
+        }
+    }
+}
+
+impl fmt::Display for PassfileFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exposed => f.write_str("group or others have rights to it; take them away, as with chmod 0600"),
+            Self::NotAFile => f.write_str("it is not a regular file"),
+            Self::Unreadable(kind) => write!(f, "it cannot be read: {kind}"),
         }
     }
 }

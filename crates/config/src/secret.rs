@@ -24,6 +24,12 @@ impl Secret {
         let digits = self.0.strip_prefix("md5").unwrap_or_default();
         digits.len() == 32 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     }
+
+    /// Whether the text is meant to be a SCRAM secret, by its beginning: clients are checked against it, but it opens no
+    /// server.
+    pub(crate) fn is_scram(&self) -> bool {
+        self.0.starts_with("SCRAM-SHA-256$")
+    }
 }
 
 impl fmt::Debug for Secret {

@@ -196,6 +196,9 @@ settings! {
         auth_query_cache: Duration as Seconds = "10" => reload;
         /// Seconds that the answer to a wrong password is kept back; 0: it is not.
         auth_failure_delay: Duration as Seconds = "1" => reload;
+        /// File of passwords for servers, in libpq's format (`.pgpass`), for databases whose user has none here; empty: that
+        /// of PGPASSFILE, or else ~/.pgpass.
+        passfile: Option<PathBuf> as OptionalPath = "" => reload;
         /// Users who may do everything in the console.
         admin_users: Vec<String> as Names = "" => reload;
         /// Users who may only look.

@@ -6,9 +6,11 @@ use std::str::FromStr;
 
 use crate::check::{is_local, is_reserved};
 use crate::hba::IdentMaps;
+use crate::files::Files;
 use crate::listen::listener;
 use crate::model::{AuthType, Config, Database, FALLBACK, User};
-use crate::problem::{Conflict, Problem, ProblemKind, Problems, Syntax};
+use crate::passfile::{Server, ServerPasswords, VARIABLE};
+use crate::problem::{Conflict, Problem, ProblemKind, Problems, Syntax, Warning, WarningKind};
 use crate::secret::Secret;
 use crate::settings::Settings;
 use crate::tls::{SslMode, SslNegotiation};
@@ -66,6 +68,26 @@ pub fn parse_url(url: &str) -> Result<Url, Problems> {
     reading.finish()
 }
 
+impl Url {
+    /// Looks for the password where libpq does if the URL has none: in PGPASSWORD, then in the password file. Clients need
+    /// one that was found as if it stood in the URL: it opens the server to nobody who does not know it.
+    pub fn find_password(&mut self, files: &dyn Files) -> Vec<Warning> {
+        if self.password.is_some() {
+            return Vec::new();
+        }
+        let warning = |(key, kind): (&str, _)| Warning { file: None, line: None, key: key.to_string(), kind };
+        let (passwords, warnings) = ServerPasswords::of_environment(files, true);
+        let mut warnings: Vec<Warning> = warnings.into_iter().map(warning).collect();
+        let server = Server { host: &self.host, port: self.port, dbname: &self.dbname, user: &self.user };
+        self.password = passwords.find(&server);
+        if self.password.is_some() {
+            let from = if passwords.is_variable() { VARIABLE } else { "password file" };
+            warnings.push(warning((from, WarningKind::PasswordFound)));
+        }
+        warnings
+    }
+}
+
 /// A configuration that serves the URL's server to clients that log in as the URL's user with its password. Every
 /// database name leads to the same server with that user. Without a password nobody is asked for one, which is allowed
 /// only where no other machine can connect.
@@ -108,6 +130,7 @@ pub fn config_from_url(url: &Url, listen: &[String]) -> Result<Config, Problems>
         users: [(url.user.clone(), user)].into(),
         hba: None,
         ident: IdentMaps::default(),
+        server_passwords: ServerPasswords::default(),
         source: None,
     })
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use pgsluice_config::{Config, Dialect, SETTINGS, Settings, SslMode, parse_ini, parse_toml, parse_url};
+use pgsluice_config::{Config, Dialect, SETTINGS, Settings, SslMode, SslNegotiation, parse_ini, parse_toml, parse_url};
 use proptest::prelude::*;
 
 /// Values of which every kind of setting takes some.
@@ -44,8 +44,11 @@ fn any_settings() -> impl Strategy<Value = Settings> {
             let mut turns = CANDIDATES.iter().cycle().skip(start).take(CANDIDATES.len());
             turns.find(|value| settings.set(setting.key, value).is_ok());
         }
-        // Not in question here: a file to read, and contradictions.
+        // Not in question here: files to read, and contradictions.
         (settings.auth_file, settings.auth_hba_file, settings.auth_ident_file) = (None, None, None);
+        settings.passfile = None;
+        settings.auth_dbname = String::new();
+        settings.server_tls_sslnegotiation = SslNegotiation::Postgres;
         settings.min_pool_size = 0;
         settings.client_tls_sslmode = SslMode::Disable;
         settings.server_tls_sslmode = settings.server_tls_sslmode.min(SslMode::Require);

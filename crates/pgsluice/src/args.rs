@@ -9,6 +9,8 @@ Examples:
   pgsluice postgres://app:secret@127.0.0.1:5432/app
       Serve that server on 127.0.0.1:6432; clients log in as app with the same password.
   pgsluice postgres://app:secret@db.internal/app --listen 0.0.0.0:6432 --pool-size 40
+  pgsluice postgres://app@db.internal/app
+      The password is that of PGPASSWORD or ~/.pgpass, as psql finds it; clients need it too.
   pgsluice --config /etc/pgsluice.toml
   pgsluice -q /etc/pgbouncer/pgbouncer.ini
       Run what you have: PgBouncer's own file, with its userlist.txt.

@@ -49,9 +49,10 @@ fn configure(args: &Args) -> Result<(Config, Vec<Warning>, Source), Problems> {
     let (mut config, mut warnings, source) = match (&args.config, &args.target) {
         (Some(file), _) => load(file, args)?,
         (None, Some(target)) if target.contains("://") => {
-            let url = pgsluice_config::parse_url(target)?;
+            let mut url = pgsluice_config::parse_url(target)?;
+            let warnings = url.find_password(&pgsluice_config::Disk);
             let listen = if args.listen.is_empty() { vec!["127.0.0.1:6432".to_owned()] } else { args.listen.clone() };
-            (pgsluice_config::config_from_url(&url, &listen)?, Vec::new(), Source::CommandLine)
+            (pgsluice_config::config_from_url(&url, &listen)?, warnings, Source::CommandLine)
         }
         (None, Some(file)) => load(Path::new(file), args)?,
         (None, None) => unreachable!("clap asks for a URL or a file"),

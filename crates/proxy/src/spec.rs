@@ -143,9 +143,6 @@ impl PoolSpec {
 
 /// Where the servers of a configured database are, for a user.
 pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &str) -> Target {
-    let forced = database.user.as_deref() == Some(user);
-    let listed = || config.users.get(user).and_then(|u| u.password.clone());
-    let secret = if forced { database.password.clone().or_else(listed) } else { listed() };
     let params = [
         ("client_encoding", &database.client_encoding),
         ("datestyle", &database.datestyle),
@@ -156,8 +153,8 @@ pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &st
         address: Address { host: database.host.clone().unwrap_or_else(|| "127.0.0.1".into()), port: database.port },
         dbname: database.dbname.clone().unwrap_or_else(|| name.into()),
         user: user.into(),
-        is_own: !forced && config.auth_user(name) != Some(user),
-        secret,
+        is_own: database.user.as_deref() != Some(user) && config.auth_user(name) != Some(user),
+        secret: config.server_password(name, user),
         params: params.into_iter().filter_map(|(n, v)| v.clone().map(|v| (n, v))).collect(),
         connect_query: database.connect_query.clone(),
         tls: server_tls(&config.settings),
