@@ -6,6 +6,9 @@
 //! Manual: "SASL Authentication" and "Password Authentication"; PostgreSQL source: `src/backend/libpq/crypt.c`,
 //! `src/backend/libpq/auth-scram.c`, `src/interfaces/libpq/fe-auth-scram.c`.
 //!
+//! What holds a password, or what is as good as one, is overwritten when it is dropped, and so is what is computed on the way.
+//! The hash functions' own state on the stack is not.
+//!
 //! Cost: everything is a few microseconds except the salted hash of SCRAM ([`ScramKeys::derive`]), which is about half a
 //! millisecond at PostgreSQL's default of 4096 iterations. What calls it says so, and offers a way around it.
 

@@ -7,25 +7,32 @@
 //!
 //! Source: `src/common/saslprep.c` (pg_saslprep).
 
-use std::borrow::Cow;
 use stringprep::tables;
 use unicode_normalization::UnicodeNormalization;
+use zeroize::Zeroizing;
+
+/// Bytes that normalization makes of a character at most, which is what it makes of U+FDFA.
+const NFKC_BYTES: usize = 33;
 
 /// The bytes of `password` that are hashed: normalized where possible, as they came where it is not valid UTF-8 or
 /// holds a prohibited character.
-pub(crate) fn prepare(password: &[u8]) -> Cow<'_, [u8]> {
-    if password.is_ascii() {
-        return Cow::Borrowed(password);
-    }
-    let normalized = std::str::from_utf8(password).ok().and_then(normalize);
-    normalized.map_or(Cow::Borrowed(password), |text| Cow::Owned(text.into_bytes()))
+pub(crate) fn prepare(password: &[u8]) -> Zeroizing<Vec<u8>> {
+    let text = std::str::from_utf8(password).ok().filter(|_| !password.is_ascii());
+    let normalized = text.and_then(normalize);
+    Zeroizing::new(normalized.map_or_else(|| password.to_vec(), String::into_bytes))
 }
 
 /// Steps 1 to 4 of RFC 3454, section 2; `None` if the text is empty after mapping or prohibited.
 fn normalize(text: &str) -> Option<String> {
-    let mapped: Vec<char> = text.chars().filter_map(map).collect();
+    // Room enough from the start: a buffer that grows leaves a copy behind.
+    let mut mapped = Zeroizing::new(Vec::with_capacity(text.len()));
+    mapped.extend(text.chars().filter_map(map));
     let allowed = !mapped.is_empty() && !mapped.iter().copied().any(is_prohibited) && has_one_direction(&mapped);
-    allowed.then(|| mapped.into_iter().nfkc().collect())
+    allowed.then(|| {
+        let mut normalized = String::with_capacity(mapped.len() * NFKC_BYTES);
+        normalized.extend(mapped.iter().copied().nfkc());
+        normalized
+    })
 }
 
 fn map(c: char) -> Option<char> {

@@ -8,8 +8,9 @@ use crate::scram::secret::ScramSecret;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// The stored secret of a user.
+/// The stored secret of a user. It is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// The password itself. An empty one stands for no password: it admits nobody.
@@ -45,6 +46,19 @@ impl Secret {
     }
 }
 
+impl Drop for Secret {
+    fn drop(&mut self) {
+        match self {
+            Secret::Plain(password) => password.zeroize(),
+            Secret::Md5(digits) => digits.zeroize(),
+            // Does it itself.
+            Secret::Scram(_) => {}
+        }
+    }
+}
+
+impl ZeroizeOnDrop for Secret {}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -65,10 +79,14 @@ pub fn verify_plain(secret: &Secret, user: &[u8], password: &[u8]) -> bool {
     }
     match secret {
         // Hashes are compared so that the time does not depend on how long the common prefix is.
-        Secret::Plain(stored) => Sha256::digest(stored).ct_eq(&Sha256::digest(password)).into(),
-        Secret::Md5(digits) => digits.ct_eq(&md5::digest(password, user)).into(),
+        Secret::Plain(stored) => hash(stored.as_bytes()).ct_eq(&*hash(password)).into(),
+        Secret::Md5(digits) => digits.ct_eq(&*md5::digest(password, user)).into(),
         Secret::Scram(stored) => stored.keys_of(password).is_some(),
     }
+}
+
+fn hash(password: &[u8]) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(Sha256::digest(password).into())
 }
 
 fn parse_md5(text: &str) -> Option<[u8; 32]> {

@@ -1,8 +1,8 @@
 //! Fixed vectors: RFC 7677, and secrets and exchanges recorded from PostgreSQL 15.18 and its libpq.
 
 use pgsluice_auth::{
-    Nonce, ScramClient, ScramCredential, ScramSecret, ScramServer, Secret, md5_response, scram_secret, verify_md5,
-    verify_plain,
+    Nonce, SaltedKeys, ScramClient, ScramCredential, ScramKeys, ScramSecret, ScramServer, Secret, md5_response,
+    scram_secret, verify_md5, verify_plain,
 };
 
 /// `CREATE ROLE ascii PASSWORD 'correct horse battery staple'` under password_encryption = scram-sha-256.
@@ -231,16 +231,30 @@ fn what_is_not_quite_a_secret_is_a_password() {
 }
 
 #[test]
+fn secrets_are_overwritten_when_they_are_dropped() {
+    fn does_so<T: zeroize::ZeroizeOnDrop>() {}
+    does_so::<Secret>();
+    does_so::<ScramSecret>();
+    does_so::<ScramKeys>();
+    does_so::<SaltedKeys>();
+    does_so::<ScramCredential>();
+}
+
+#[test]
 fn nothing_shows_a_secret() {
     let mut client = ScramClient::new(password("hunter2"), nonce(CLIENT_NONCE));
     client.handle_server_first(SERVER_FIRST).expect("PostgreSQL's message");
     let server = ScramServer::new(ScramSecret::parse(ASCII_SECRET).expect("secret"), nonce(SERVER_NONCE));
+    let keys = ScramKeys::derive(b"hunter2", b"salt", 1);
     let shown = [
         format!("{:?}", Secret::Plain("hunter2".into())),
         format!("{:?}", Secret::parse(MD5_SECRET)),
         format!("{:?}", Secret::parse(ASCII_SECRET)),
         format!("{client:?}"),
         format!("{server:?}"),
+        format!("{:?}", password("hunter2")),
+        format!("{:?}", ScramCredential::Keys(keys.clone())),
+        format!("{:?}", SaltedKeys { keys, salt: b"hunter2".to_vec(), iterations: 1 }),
     ];
     for text in shown {
         for secret in ["hunter2", "14771c0b", "BUtRRgcO", "qiCkkwye", "104, 117", "6JMrsDpI", "232, 147"] {

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use crate::check;
 use crate::document::{Document, Entry, Place, Report, Section, entry_path};
 use crate::external;
@@ -36,7 +38,7 @@ pub(crate) fn build(
     let mut databases = builder.sections("databases", document.databases, DATABASE_KEYS, pgbouncer::database_key);
     let mut users = builder.sections("users", document.users, USER_KEYS, pgbouncer::user_key);
     if let Some((path, text)) = builder.named("auth_file", settings.auth_file.as_deref()) {
-        builder.user_list(path, &text, &mut users);
+        builder.user_list(path, &Zeroizing::new(text), &mut users);
     }
     let (hba, ident) = builder.rules(&settings);
     builder.hosts(&settings, &mut databases);

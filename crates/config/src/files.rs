@@ -46,8 +46,11 @@ pub struct NoFiles;
 
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<String> {
-        let mut text = String::new();
-        let read = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        let file = File::open(path)?;
+        let length = file.metadata().map_or(0, |found| found.len()).min(FILE_BYTES_MAX);
+        // Room enough from the start: a text that grows leaves copies behind, and it may hold passwords.
+        let mut text = String::with_capacity(length as usize + 1);
+        let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
         if read as u64 > FILE_BYTES_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
     }
 

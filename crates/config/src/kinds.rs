@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use zeroize::Zeroize;
+
 use crate::listen::{Listener, listener};
 use crate::model::{AuthType, PoolMode};
 use crate::secret::Secret;
@@ -21,7 +23,8 @@ pub const FLEET_BYTES_MAX: usize = 63;
 /// Longest value quoted in a message, in characters.
 const QUOTED_CHARS_MAX: usize = 60;
 
-/// A value as a file holds it, before anyone knows what it should be. No `Debug`: it may be a password.
+/// A value as a file holds it, before anyone knows what it should be. No `Debug`: it may be a password, and so it is
+/// overwritten when it is dropped.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Raw {
     /// Untyped text, as everything in an ini file is.
@@ -101,6 +104,14 @@ pub(crate) struct SocketDir;
 pub(crate) struct Host;
 /// A key that may be left out.
 pub(crate) struct Maybe<K>(std::marker::PhantomData<K>);
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Raw::Text(text) | Raw::Quoted(text) = self {
+            text.zeroize();
+        }
+    }
+}
 
 impl Raw {
     /// For messages: what was found, in few words and never a whole novel.

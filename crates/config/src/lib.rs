@@ -28,6 +28,8 @@ mod userlist;
 
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use crate::document::Report;
 
 pub use crate::diff::{Changes, Diff, SettingChange};
@@ -124,6 +126,6 @@ fn load_as(dialect: Dialect, path: &Path) -> Loaded {
         let kind = ProblemKind::Unreadable(e.kind());
         Problems(vec![Problem { file: Some(path.to_path_buf()), line: None, key: String::new(), kind }])
     };
-    let text = Disk.read(path).map_err(unreadable)?;
+    let text = Zeroizing::new(Disk.read(path).map_err(unreadable)?);
     parse(dialect, &text, path, &Disk)
 }

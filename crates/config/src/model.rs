@@ -362,15 +362,18 @@ impl Config {
         self.of_user(user, |u| u.client_idle_timeout).unwrap_or(self.settings.client_idle_timeout)
     }
 
-    /// The password with which servers of a database are opened for a user. It is, of a forced user, the entry's own or
-    /// that of [`Config::users`]; where neither can open a server, PGPASSWORD or a line of the password file. Of any
+    /// The password with which servers of a database are opened for a user. It is, of a forced user and of auth_user, the entry's
+    /// own (of a forced one) or that of [`Config::users`]; where neither can open a server, PGPASSWORD or a line of the password
+    /// file. Of any
     /// other user it is that of [`Config::users`] alone: a client may be known by its name only, and must not get
     /// anywhere by passwords that the operator keeps for himself.
     pub fn server_password(&self, database: &str, user: &str) -> Option<Secret> {
         let listed = self.of_user(user, |u| u.password.clone());
-        let forced = self.database(database).map(|(entry, _)| entry).filter(|d| d.user.as_deref() == Some(user));
-        let Some(entry) = forced else { return listed };
-        let configured = entry.password.clone().or(listed);
+        let is_asker = self.auth_user(database) == Some(user);
+        let entry = self.database(database).map(|(entry, _)| entry);
+        let Some(entry) = entry.filter(|d| is_asker || d.user.as_deref() == Some(user)) else { return listed };
+        let own = entry.password.clone().filter(|_| entry.user.as_deref() == Some(user));
+        let configured = own.or(listed);
         if configured.as_ref().is_some_and(|secret| !secret.is_scram()) {
             return configured;
         }
@@ -385,11 +388,15 @@ impl Config {
         self.server_passwords.find(&server).or(configured)
     }
 
-    /// Whether a database has a forced user and no password that could open a server for it.
+    /// Whether the configuration names a user of servers and no password that could open one for it.
     pub(crate) fn lacks_server_password(&self) -> bool {
         let opens = |secret: &Option<Secret>| secret.as_ref().is_some_and(|s| !s.is_scram());
         let listed = |user: &str| self.users.get(user).is_some_and(|u| opens(&u.password));
-        self.databases.values().any(|d| d.user.as_ref().is_some_and(|user| !opens(&d.password) && !listed(user)))
+        let lacks = |(name, d): (&String, &Database)| {
+            d.user.as_ref().is_some_and(|user| !opens(&d.password) && !listed(user))
+                || self.auth_user(name).is_some_and(|asker| !listed(asker))
+        };
+        self.databases.iter().any(lacks)
     }
 
     fn of_user<T>(&self, user: &str, pick: impl Fn(&User) -> Option<T>) -> Option<T> {

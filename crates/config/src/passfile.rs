@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use crate::external::{of_variable, usable};
 use crate::files::Files;
 use crate::problem::{SecretFault, WarningKind};
@@ -136,11 +138,11 @@ fn default_file(files: &dyn Files) -> Option<(&'static str, PathBuf)> {
     named.map(|path| (FILE_VARIABLE, PathBuf::from(path))).or_else(at_home)
 }
 
-fn read_private(files: &dyn Files, path: &Path) -> Result<String, PassfileFault> {
+fn read_private(files: &dyn Files, path: &Path) -> Result<Zeroizing<String>, PassfileFault> {
     match files.mode(path) {
         Some(mode) if mode & KIND != REGULAR => Err(PassfileFault::NotAFile),
         Some(mode) if mode & OTHERS != 0 => Err(PassfileFault::Exposed),
-        _ => files.read(path).map_err(|e| PassfileFault::Unreadable(e.kind())),
+        _ => files.read(path).map(Zeroizing::new).map_err(|e| PassfileFault::Unreadable(e.kind())),
     }
 }
 

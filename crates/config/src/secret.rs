@@ -3,15 +3,19 @@
 
 use std::fmt;
 
+use subtle::ConstantTimeEq;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
+
 /// A password or stored secret: plain text, `md5` + 32 hex digits, or `SCRAM-SHA-256$…`, as in `pg_authid.rolpassword`.
-/// `Debug` and `Display` print eight asterisks whatever the text.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+/// `Debug` and `Display` print eight asterisks whatever the text. It is overwritten when it is dropped, and comparing takes the
+/// same time wherever two texts of one length differ.
+#[derive(Clone, Eq)]
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(Zeroizing::new(text.into()))
     }
 
     /// The text itself. The name is meant to stand out in review.
@@ -31,6 +35,14 @@ impl Secret {
         self.0.starts_with("SCRAM-SHA-256$")
     }
 }
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl ZeroizeOnDrop for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

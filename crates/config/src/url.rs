@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::check::{is_local, is_reserved};
-use crate::hba::IdentMaps;
 use crate::files::Files;
+use crate::hba::IdentMaps;
 use crate::listen::listener;
 use crate::model::{AuthType, Config, Database, FALLBACK, User};
 use crate::passfile::{Server, ServerPasswords, VARIABLE};

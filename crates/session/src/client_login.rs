@@ -228,13 +228,13 @@ impl ClientLogin {
         let password = body.strip_suffix(&[0]).unwrap_or(body);
         let state = std::mem::replace(&mut self.state, State::Done);
         match state {
-            State::Plain(Some(Secret::Scram(secret))) => {
-                self.keys = Some(secret.keys_of(password).ok_or_else(wrong)?);
-            }
-            State::Plain(secret) => {
-                let good = secret.is_some_and(|s| verify_plain(&s, user.as_bytes(), password));
-                good.then_some(()).ok_or_else(wrong)?;
-            }
+            State::Plain(secret) => match &secret {
+                Some(Secret::Scram(stored)) => self.keys = Some(stored.keys_of(password).ok_or_else(wrong)?),
+                other => {
+                    let good = other.as_ref().is_some_and(|s| verify_plain(s, user.as_bytes(), password));
+                    good.then_some(()).ok_or_else(wrong)?;
+                }
+            },
             State::Md5(secret, salt) => {
                 let good = secret.is_some_and(|s| verify_md5(&s, user.as_bytes(), salt, password));
                 good.then_some(()).ok_or_else(wrong)?;

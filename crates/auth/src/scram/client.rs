@@ -13,11 +13,12 @@ use super::secret::parse_iterations;
 use super::{ITERATIONS_MAX, SERVER_MESSAGE_MAX, check_size, decode_base64, decode_digest, encode_base64};
 use std::fmt;
 use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Longest `e=` value kept for the operator, in bytes.
 const ERROR_VALUE_MAX: usize = 64;
 
-/// What the client's role knows.
+/// What the client's role knows. It is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub enum ScramCredential {
     /// The password, and keys derived from it earlier, which spare the salted hash where the server still has the same
@@ -172,6 +173,18 @@ impl fmt::Debug for ScramClient {
         f.debug_struct("ScramClient").field("credential", &self.credential).finish_non_exhaustive()
     }
 }
+
+impl Drop for ScramCredential {
+    fn drop(&mut self) {
+        match self {
+            ScramCredential::Password { password, .. } => password.zeroize(),
+            // Do it themselves.
+            ScramCredential::Keys(_) => {}
+        }
+    }
+}
+
+impl ZeroizeOnDrop for ScramCredential {}
 
 impl fmt::Debug for ScramCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

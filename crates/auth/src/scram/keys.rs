@@ -6,8 +6,10 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// ClientKey and ServerKey: enough to play either role without the password, as dangerous as the password.
+/// ClientKey and ServerKey: enough to play either role without the password, as dangerous as the password. They are
+/// overwritten when they are dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramKeys {
     /// HMAC(SaltedPassword, "Client Key").
@@ -32,8 +34,8 @@ impl ScramKeys {
     /// a millisecond for 4096. Zero iterations count as one.
     pub fn derive(password: &[u8], salt: &[u8], iterations: u32) -> ScramKeys {
         let password = saslprep::prepare(password);
-        let mut salted = [0; 32];
-        pbkdf2::pbkdf2_hmac::<Sha256>(&password, salt, iterations.max(1), &mut salted);
+        let mut salted = Zeroizing::new([0; 32]);
+        pbkdf2::pbkdf2_hmac::<Sha256>(&password, salt, iterations.max(1), &mut *salted);
         ScramKeys {
             client_key: hmac(&salted, [b"Client Key".as_slice()]),
             server_key: hmac(&salted, [b"Server Key".as_slice()]),
@@ -50,6 +52,18 @@ impl ScramKeys {
         xor(&self.client_key, &hmac(&self.stored_key(), [auth_message]))
     }
 }
+
+impl Drop for ScramKeys {
+    fn drop(&mut self) {
+        self.client_key.zeroize();
+        self.server_key.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for ScramKeys {}
+
+// By its keys; salt and iterations are no secrets.
+impl ZeroizeOnDrop for SaltedKeys {}
 
 impl fmt::Debug for ScramKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,8 +7,9 @@ use super::keys::ScramKeys;
 use super::{MECHANISM, decode_base64, decode_digest, encode_base64};
 use std::fmt;
 use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// What a server needs to authenticate a user with SCRAM, and cannot log in with itself.
+/// What a server needs to authenticate a user with SCRAM, and cannot log in with itself. It is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramSecret {
     pub(crate) iterations: u32,
@@ -64,6 +65,16 @@ impl ScramSecret {
         (matches && !password.is_empty()).then_some(keys)
     }
 }
+
+impl Drop for ScramSecret {
+    fn drop(&mut self) {
+        self.salt.zeroize();
+        self.stored_key.zeroize();
+        self.server_key.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for ScramSecret {}
 
 impl fmt::Debug for ScramSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

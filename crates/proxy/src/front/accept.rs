@@ -10,6 +10,7 @@ use pgsluice_wire::{PROTOCOL_3_2, Severity};
 use rustls::ServerConfig;
 use tokio::task::spawn_local;
 use tracing::{debug, info, warn};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::caller::Caller;
 use super::listen::Listener;
@@ -85,7 +86,7 @@ impl Front {
     async fn log_in(self: &Rc<Self>, place: &mut Option<Stream>) -> Result<LoggedIn, Option<Refusal>> {
         let offer = self.tls.borrow().clients.clone().filter(|_| !matches!(place, Some(Stream::Unix(_))));
         let mut login = if offer.is_some() { ClientLogin::offering_tls() } else { ClientLogin::default() };
-        let (mut inbox, mut out, mut found) = (Vec::new(), Vec::new(), None);
+        let (mut inbox, mut out, mut found) = (Zeroizing::new(Vec::new()), Vec::new(), None);
         loop {
             let stream = place.as_ref().ok_or(None)?;
             if login.is_proving() {
@@ -96,11 +97,12 @@ impl Front {
                 self.forget_secret(&login.identity().database, user);
             }
             let (taken, want) = step?;
-            inbox.drain(..taken);
+            forget(&mut inbox, taken);
             match want {
                 LoginWant::More => {
                     stream.write_all(&out).await.map_err(|_| None)?;
                     out.clear();
+                    make_room(&mut inbox);
                     if stream.read_some(&mut inbox, READ_LEN).await.map_err(|_| None)? == 0 {
                         return Err(None);
                     }
@@ -127,8 +129,12 @@ impl Front {
                     return Err(None);
                 }
                 LoginWant::Done => {
-                    let learnt = login.take_keys().map(ServerCredential::Keys).or(found);
-                    return Ok(LoggedIn { identity: login.identity().clone(), early: inbox, late: out, learnt });
+                    return Ok(LoggedIn {
+                        identity: login.identity().clone(),
+                        early: std::mem::take(&mut *inbox),
+                        late: out,
+                        learnt: login.take_keys().map(ServerCredential::Keys).or(found),
+                    });
                 }
             }
         }
@@ -273,8 +279,52 @@ impl Front {
     }
 }
 
+/// Takes what was read off the front. It may be a password, and so nothing of it stays behind the end.
+fn forget(inbox: &mut Vec<u8>, taken: usize) {
+    inbox.copy_within(taken.., 0);
+    let kept = inbox.len() - taken;
+    inbox[kept..].zeroize();
+    inbox.truncate(kept);
+}
+
+/// Room for one more reading: a `Vec` that grows of itself leaves a copy behind, of half a password perhaps.
+fn make_room(inbox: &mut Zeroizing<Vec<u8>>) {
+    if inbox.capacity() - inbox.len() < READ_LEN {
+        let mut larger = Vec::with_capacity((inbox.len() + READ_LEN).max(2 * inbox.capacity()));
+        larger.extend_from_slice(inbox);
+        *inbox = Zeroizing::new(larger);
+    }
+}
+
 /// Would a server's start be delayed? Everybody could hold up the few logins that are under way at once with that, and leave
 /// processes asleep that PostgreSQL shows to nobody. What is no number is PostgreSQL's to refuse.
 fn is_delay(at_start: &Settings) -> bool {
     at_start.get("post_auth_delay").is_some_and(|delay| delay != "0" && delay.bytes().any(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_of_an_inbox_is_gone_and_the_rest_is_not() {
+        for taken in 0..=6 {
+            let mut inbox = b"secret".to_vec();
+            forget(&mut inbox, taken);
+            assert_eq!(inbox, &b"secret"[taken..]);
+        }
+    }
+
+    #[test]
+    fn an_inbox_has_room_for_what_is_read_at_once() {
+        let mut inbox = Zeroizing::new(b"half a pass".to_vec());
+        for _ in 0..5 {
+            make_room(&mut inbox);
+            let before = inbox.as_ptr();
+            let full = inbox.len() + READ_LEN;
+            inbox.resize(full, b'x');
+            assert_eq!(inbox.as_ptr(), before, "it has not moved");
+            assert!(inbox.starts_with(b"half a passxx"));
+        }
+    }
 }
