@@ -195,13 +195,16 @@ fn pooled(lane: &mut Lane, steps: &[Step], traces: &[Trace], limit: Duration) ->
         }
         link.send(step, true);
         let events = receive_same(link, &trace.events, limit);
+        let own: Vec<_> =
+            (0..=at).filter(|&other| steps[other].client == step.client).map(|other| &traces[other]).collect();
         let unlike = trace.events.iter().zip(&events).position(|(direct, pooled)| !is_same(direct, pooled));
         if unlike.is_some_and(|at| {
             let (direct, pooled) = (&trace.events[at], &events[at]);
             // What it undoes is told with the error that ends it, or before that when the command that failed was ours.
             let later = &trace.events[at..];
             let is_undone = is_report(pooled)
-                && (later.iter().any(is_lost_transaction) || (version == Version::V18 && later.contains(pooled)));
+                && (later.iter().any(is_lost_transaction)
+                    || (version == Version::V18 && (later.contains(pooled) || loses_transaction(&own))));
             let is_known = is_excused(direct, pooled) || is_fetch(steps, direct, pooled);
             is_known || is_undone || is_behind_suspended(&trace.events[..at], direct, pooled)
         }) {
@@ -319,7 +322,17 @@ fn is_fetch(steps: &[Step], direct: &Event, pooled: &Event) -> bool {
 fn is_behind_suspended(before: &[Event], direct: &Event, pooled: &Event) -> bool {
     let (Event::Reply(direct), Event::Reply(pooled)) = (direct, pooled) else { return false };
     let suspended = before.iter().any(|event| matches!(event, Event::Reply(reply) if reply.tag == b's'));
-    suspended && matches!((direct.tag, pooled.tag), (b'd', b'd') | (b'D', b'D'))
+    let of_rows = |reply: &Reply| matches!(reply.tag, b'd' | b'D' | b'C');
+    suspended && of_rows(direct) && of_rows(pooled)
+}
+
+/// Is there an answer that leaves a transaction open, and then one that closes it and says nothing else? That is a Sync behind a
+/// Query behind messages without Sync; see [`is_lost_transaction`].
+fn loses_transaction(own: &[&Trace]) -> bool {
+    let is_ready =
+        |event: &Event, status: u8| matches!(event, Event::Reply(reply) if reply.tag == b'Z' && reply.body == [status]);
+    let events: Vec<_> = own.iter().flat_map(|trace| &trace.events).collect();
+    events.windows(2).any(|two| is_ready(two[0], b'T') && is_ready(two[1], b'I'))
 }
 
 /// PostgreSQL 18 after messages without Sync, a Query and then a Sync: it says that it is ready, and fails the next command that
