@@ -23,6 +23,25 @@ fn terminate(pid: &str) {
     assert_eq!(killed, "t", "backend {pid} ends");
 }
 
+/// What was still to come of the answer to connect_query must not be taken for the answer to a client's query.
+#[test]
+fn a_server_whose_connect_query_was_not_read_to_its_end_serves_nobody() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let text = format!(
+        "listen_port = {{port}}\nadmin_users = [\"app\"]\nquery_wait_timeout = 2\n[databases.{database}]\n\
+         host = \"127.0.0.1\"\nport = {}\nconnect_query = \"SELECT repeat('x', 3000000)\"\n\
+         [users.app]\npassword = \"app-secret\"\n",
+        postgres.port()
+    );
+    let pooler = Pooler::file("pgsluice.toml", &text, APP);
+    match pooler.try_connect(APP, &database) {
+        Ok(mut client) => assert!(client.rows("SELECT 1").is_err()),
+        Err(error) => assert_ne!(error.sqlstate(), ""),
+    }
+    assert!(eventually(Duration::from_secs(10), || pooler.log().contains("connect_query: the answer is longer than")));
+}
+
 #[test]
 fn a_client_that_vanishes_in_the_queue_leaves_it() {
     let (pooler, database) = pooler("1");

@@ -191,8 +191,13 @@ fn servers_are_encrypted_once_that_is_configured() {
     let mut client = pooler.connect(APP, &database);
     let ask = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     assert_eq!(client.value(ask), "f");
+    let control = "SELECT string_agg(ssl::text, ' ') FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                   WHERE application_name = 'pgsluice control'";
+    let mut admin = postgres.admin(&database);
+    assert_eq!(admin.value(control), "false");
     pooler.console().run("SET server_tls_sslmode = 'require'");
     assert!(eventually(SOON, || client.value(ask) == "t"));
+    assert!(eventually(SOON, || admin.rows(control).is_ok_and(|rows| rows[0][0].as_deref() == Some("true"))));
 }
 
 /// Much in both directions, encrypted on both sides, with a reader that is slow now and then.

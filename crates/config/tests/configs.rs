@@ -316,7 +316,8 @@ fn wrong_urls() {
         ),
         (
             "postgres://u@h/d?colour=1",
-            "colour: unknown key; allowed: application_name, host, port, sslcert, sslkey, sslmode, sslrootcert",
+            "colour: unknown key; allowed: application_name, host, port, sslcert, sslkey, sslmode, sslnegotiation, \
+             sslrootcert",
         ),
         ("postgres://u@h/d?sslmod=1", "sslmod: unknown key; did you mean sslmode?"),
         ("postgres://u@h/d?x", "URL: expects parameters such as ?application_name=app"),

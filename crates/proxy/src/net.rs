@@ -217,6 +217,13 @@ impl Stream {
         }
     }
 
+    /// Writes as much as is taken without waiting: for last words.
+    pub(crate) fn write_now(&self, mut bytes: &[u8]) {
+        while let (false, Ok(taken @ 1..)) = (bytes.is_empty(), self.try_write(bytes)) {
+            bytes = &bytes[taken..];
+        }
+    }
+
     /// Deregisters it, to be sent to another thread.
     pub(crate) fn pack(self) -> io::Result<Parcel> {
         match self {

@@ -161,7 +161,8 @@ pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &st
     }
 }
 
-fn server_tls(settings: &pgsluice_config::Settings) -> ServerTls {
+/// What the settings say of it.
+pub(crate) fn server_tls(settings: &pgsluice_config::Settings) -> ServerTls {
     let files = [&settings.server_tls_ca_file, &settings.server_tls_cert_file, &settings.server_tls_key_file];
     let s = settings;
     (s.server_tls_sslmode, s.server_tls_sslnegotiation, s.server_tls_protocols, files.map(Clone::clone))

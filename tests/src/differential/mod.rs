@@ -185,17 +185,22 @@ fn run_seed(
 }
 
 fn compare(lane: &mut Lane, seed: u64, place: &str) -> Fate {
-    let mut random = Random::new(seed);
-    let scripts = generate::scripts(&mut random);
-    let (case, verdict) = run::run_shuffled(lane, scripts, &mut random);
-    match verdict {
-        Verdict::Same => Fate::Same,
-        Verdict::Excused => Fate::Excused,
-        Verdict::Infeasible => panic!("seed {seed}: its order is one that two servers are enough for"),
-        Verdict::Different(difference) => {
-            let text = report(lane, place, &case, &difference);
-            lane.renew();
-            Fate::Different(text)
+    let mut attempts = 1..=ATTEMPTS;
+    loop {
+        let mut random = Random::new(seed);
+        let scripts = generate::scripts(&mut random);
+        let (case, verdict) = run::run_shuffled(lane, scripts, &mut random);
+        match verdict {
+            Verdict::Same => return Fate::Same,
+            Verdict::Excused => return Fate::Excused,
+            Verdict::Infeasible => panic!("seed {seed}: its order is one that two servers are enough for"),
+            // A reply that is not certain to come is waited for only so long: a busy machine may need longer.
+            Verdict::Unsettled(_) if attempts.next() < Some(ATTEMPTS) => lane.renew(),
+            Verdict::Unsettled(difference) | Verdict::Different(difference) => {
+                let text = report(lane, place, &case, &difference);
+                lane.renew();
+                return Fate::Different(text);
+            }
         }
     }
 }
@@ -228,6 +233,8 @@ pub fn replay(lane: &mut Lane, name: &str, case: &Case) {
         Verdict::Excused if name.starts_with(EXCUSED) => {}
         Verdict::Excused => panic!("{name}: a known difference, not to be kept as a case"),
         Verdict::Infeasible => panic!("{name}: a step needs a server while two clients may hold one each"),
-        Verdict::Different(difference) => panic!("{name}\n{case}\n{}", difference.text),
+        Verdict::Unsettled(difference) | Verdict::Different(difference) => {
+            panic!("{name}\n{case}\n{}", difference.text)
+        }
     }
 }

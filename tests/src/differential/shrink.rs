@@ -40,7 +40,7 @@ fn attempt(lane: &mut Lane, case: &Case) -> Option<Difference> {
     lane.renew();
     match run(lane, case, REPLY_LIMIT) {
         Verdict::Different(difference) => Some(difference),
-        Verdict::Same | Verdict::Excused | Verdict::Infeasible => None,
+        Verdict::Same | Verdict::Excused | Verdict::Infeasible | Verdict::Unsettled(_) => None,
     }
 }
 

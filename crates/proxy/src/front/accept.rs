@@ -9,7 +9,7 @@ use pgsluice_session::{ClientLogin, Identity, LoginWant, Refusal, Replication, S
 use pgsluice_wire::{PROTOCOL_3_2, Severity};
 use rustls::ServerConfig;
 use tokio::task::spawn_local;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::caller::Caller;
@@ -272,9 +272,7 @@ impl Front {
             info!(from = %format!("{}:{}", ends.peer.0, ends.peer.1), "client refused: {refusal}");
         }
         refusal.write(Severity::Fatal, &mut unsent);
-        if let Err(error) = stream.try_write(&unsent) {
-            debug!(%error, "the refusal was not delivered");
-        }
+        stream.write_now(&unsent);
         stream.say_goodbye();
     }
 }

@@ -19,6 +19,11 @@ const READ_LEN: usize = 16 << 10;
 impl Front {
     pub(super) async fn serve_console(self: Rc<Self>, stream: Stream, access: Access, early: Vec<u8>, late: Vec<u8>) {
         let _count = Count::begin(&self, |state| &mut state.consoles);
+        self.talk(&stream, access, early, late).await;
+        stream.say_goodbye();
+    }
+
+    async fn talk(self: &Rc<Self>, stream: &Stream, access: Access, early: Vec<u8>, late: Vec<u8>) {
         let mut console = Console::new(access);
         console.outbox().extend(late);
         console.welcome();
@@ -37,7 +42,7 @@ impl Front {
                 Some(Want::Close) => return,
                 Some(Want::Snapshot(subject)) => console.handle_snapshot(&self.show(subject).await),
                 Some(Want::Run(command)) => {
-                    let Some(outcome) = self.run_watched(&stream, &mut inbox, command).await else { return };
+                    let Some(outcome) = self.run_watched(stream, &mut inbox, command).await else { return };
                     console.handle_outcome(outcome);
                 }
                 None if taken > 0 || !out.is_empty() => {}

@@ -28,7 +28,7 @@ const QUESTIONS_MAX: usize = 8;
 /// Answers that are remembered.
 const ANSWERS_MAX: usize = 10_000;
 /// Longest answer, in bytes.
-const ANSWER_LEN_MAX: usize = 1 << 18;
+const ANSWER_LEN_MAX: usize = 256 << 10;
 const READ_LEN: usize = 4 << 10;
 
 /// What was answered of late.

@@ -37,9 +37,15 @@ impl Front {
                 if let Some(query) = &spec.target.connect_query {
                     match tokio::time::timeout(ASK_TIMEOUT, ask(&stream, query)).await {
                         Ok(Ok(_)) => {}
-                        Ok(Err(error)) => warn!(database = %spec.database, %error, "connect_query failed"),
-                        Err(_) => {
-                            let why = format!("connect_query took longer than {} s", ASK_TIMEOUT.as_secs());
+                        Ok(Err(error)) if is_report(&error) => {
+                            warn!(database = %spec.database, %error, "connect_query failed");
+                        }
+                        // What is still to come of its answer would be taken for another's.
+                        broken => {
+                            let why = match broken {
+                                Ok(Err(error)) => format!("connect_query: {error}"),
+                                _ => format!("connect_query took longer than {} s", ASK_TIMEOUT.as_secs()),
+                            };
                             self.forget_pid(pool, pid);
                             self.note_failure(pool, worker, &LoginFailure::Unreachable(why));
                             return self.pump();
@@ -212,7 +218,8 @@ pub(super) async fn ask(stream: &Stream, query: &str) -> io::Result<Rows> {
             n => received += n,
         }
         if received > ANSWER_MAX {
-            return Err(broken());
+            let why = format!("the answer is longer than {ANSWER_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
         }
     }
 }

@@ -13,6 +13,7 @@ use super::connect::{ASK_TIMEOUT, Rows, ask, is_report};
 use super::fleet::{self, Seat};
 use super::{Cluster, Front, classify, limits};
 use crate::net::Stream;
+use crate::spec::server_tls;
 
 /// Pauses between attempts to open a control connection.
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -61,6 +62,7 @@ impl Front {
         (stream, pid): (&Stream, u32),
         questions: &mut mpsc::Receiver<Question>,
     ) -> String {
+        let begun_with = server_tls(&self.config().settings);
         if self.cell.borrow().clusters[id.0].seat.is_some() {
             match ask_in_time(stream, fleet::PREPARE).await {
                 Err(error) if !is_report(&error) => return lost(&error),
@@ -82,6 +84,9 @@ impl Front {
                 None => self.set_unknown(id, "the server does not tell its limits"),
             }
             self.pump();
+            if server_tls(&self.config().settings) != begun_with {
+                return "the control connection is made anew: server_tls_* has changed".into();
+            }
             if let Err(error) = self.answer_until_limits_are_due(id, (stream, pid), questions).await {
                 return lost(&error);
             }

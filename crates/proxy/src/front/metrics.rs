@@ -93,7 +93,7 @@ impl Front {
         }
     }
 
-    async fn answer(&self, endpoint: &Endpoint, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self: &Rc<Self>, endpoint: &Rc<Endpoint>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/metrics") => {
                 response(StatusCode::OK, (CONTENT_TYPE, METRICS_TYPE), self.fresh_metrics(endpoint).await)
@@ -106,14 +106,19 @@ impl Front {
         }
     }
 
-    async fn fresh_metrics(&self, endpoint: &Endpoint) -> Bytes {
-        let mut answer = endpoint.answer.lock().await;
-        if let Some((_, text)) = answer.as_ref().filter(|(made, _)| made.elapsed() < FRESH) {
-            return text.clone();
-        }
-        let text = Bytes::from(metrics(&self.show_metrics().await));
-        *answer = Some((Instant::now(), text.clone()));
-        text
+    async fn fresh_metrics(self: &Rc<Self>, endpoint: &Rc<Endpoint>) -> Bytes {
+        let (front, endpoint) = (self.clone(), endpoint.clone());
+        // A task of its own: the connection that asked may be closed to make room, and others wait for the same answer.
+        let making = spawn_local(async move {
+            let mut answer = endpoint.answer.lock().await;
+            if let Some((_, text)) = answer.as_ref().filter(|(made, _)| made.elapsed() < FRESH) {
+                return text.clone();
+            }
+            let text = Bytes::from(metrics(&front.show_metrics().await));
+            *answer = Some((Instant::now(), text.clone()));
+            text
+        });
+        making.await.unwrap_or_default()
     }
 }
 

@@ -132,6 +132,8 @@ impl Tunnel {
     }
 
     fn finish(&self, state: &mut State, reason: &str) {
+        self.client.stream.say_goodbye();
+        self.server.stream.say_goodbye();
         state.clients.remove(&self.slot.pid);
         let entry = state.pool(self.slot.pool);
         entry.clients -= 1;

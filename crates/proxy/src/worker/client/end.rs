@@ -68,8 +68,8 @@ impl Client {
         {
             refusal.write(Severity::Fatal, self.outbox.tail());
         }
-        // One attempt: whoever does not read does not get the last word.
-        let _ = self.stream.try_write(self.outbox.as_slice());
+        // Whoever does not read does not get the last word.
+        self.stream.write_now(self.outbox.as_slice());
         self.stream.say_goodbye();
         state.clients.remove(&self.slot.pid);
         self.session.end(&mut state.registry);
