@@ -88,6 +88,11 @@ impl Pooler {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.files.path()
+    }
+
     /// The TCP port.
     pub fn port(&self) -> u16 {
         self.port

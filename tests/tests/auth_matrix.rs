@@ -237,3 +237,77 @@ fn in_front(postgres: &Postgres, host: &str, tls: &str) -> Pooler {
     let users = format!("\"{}\" \"{}\"\n\"{}\" \"{}\"\n", APP.user, APP.password, APP_MD5.user, APP_MD5.password);
     Pooler::files(&[("pgbouncer.ini", ini.as_str()), ("users.txt", &users)], APP)
 }
+
+#[test]
+fn a_certificate_is_enough_with_auth_type_cert_if_it_is_for_the_user() {
+    let authority = Authority::new();
+    let ca = authority.certificate();
+    let own = authority.sign("own", "pooler", &["localhost"]);
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let ini = format!(
+        "[databases]\n{database} = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+         listen_port = {{port}}\nunix_socket_dir = {{dir}}\nauth_type = cert\nauth_file = {{dir}}/users.txt\n\
+         admin_users = {}\npool_mode = transaction\nclient_tls_sslmode = verify-full\n\
+         client_tls_cert_file = {}\nclient_tls_key_file = {}\nclient_tls_ca_file = {}\n",
+        postgres.port(),
+        APP.user,
+        own.cert.display(),
+        own.key.display(),
+        ca.display(),
+    );
+    let users = format!("\"{}\" \"{}\"\n\"{}\" \"{}\"\n", APP.user, APP.password, APP_MD5.user, APP_MD5.password);
+    let pooler = Pooler::files(&[("pgbouncer.ini", ini.as_str()), ("users.txt", &users)], APP);
+    let with = |user: &str, identity: &Identity| {
+        let channel = channel(&pooler, Path::new(""), &ca, "tls 1.3");
+        format!("{channel} user={user} dbname={database} {}", show(identity))
+    };
+    let (app, nobody) = (authority.sign("app", "app", &[]), authority.sign("nobody", "nobody", &[]));
+    let stranger = Authority::new().sign("stranger", "app", &[]);
+    let cells = [
+        ("its own".to_owned(), with("app", &app), "tls plain"),
+        ("another's".to_owned(), with("app_md5", &app), "certificate authentication failed for user \"app_md5\""),
+        ("of nobody who is known".to_owned(), with("nobody", &nobody), "role \"nobody\" does not exist"),
+        ("a stranger's".to_owned(), with("app", &stranger), "unknown ca|certificate"),
+        (
+            "none, over the Unix socket".to_owned(),
+            format!("host={} port={} user=app dbname={database}", pooler.directory().display(), pooler.port()),
+            "connection requires a valid client certificate",
+        ),
+    ];
+    check(&cells, || pooler.log());
+}
+
+#[test]
+fn rules_are_read_again_as_a_whole_or_not_at_all() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let ini = format!(
+        "[databases]\n{database} = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+         listen_port = {{port}}\nunix_socket_dir =\nauth_type = hba\nauth_hba_file = {{dir}}/hba.conf\n\
+         auth_file = {{dir}}/users.txt\nadmin_users = {}\npool_mode = transaction\n",
+        postgres.port(),
+        APP.user,
+    );
+    let users = format!("\"{}\" \"{}\"\n", APP.user, APP.password);
+    let console = "host pgbouncer all all scram-sha-256\n";
+    let open = format!("{console}host all all 127.0.0.0/8 scram-sha-256\n");
+    let files = [("pgbouncer.ini", ini.as_str()), ("hba.conf", open.as_str()), ("users.txt", &users)];
+    let pooler = Pooler::files(&files, APP);
+    let state = || pooler.try_connect(APP, &database).map_or_else(|error| error.sqlstate(), |_| "in".to_owned());
+    let reload = |rules: &str| {
+        std::fs::write(pooler.directory().join("hba.conf"), rules).expect("the directory is writable");
+        pooler.console().rows("RELOAD").is_ok()
+    };
+    let mut stays = pooler.connect(APP, &database);
+    assert_eq!(state(), "in");
+    assert!(reload(&format!("{console}host all all 10.0.0.0/8 scram-sha-256\n")));
+    assert_eq!(state(), "28000");
+    assert_eq!(stays.value("SELECT 1"), "1");
+    // One bad line, and all stays as it was.
+    assert!(!reload(&format!("{open}host all all somewhere.example scram-sha-256\n")));
+    assert!(pooler.log().contains("hba.conf:3"), "{}", pooler.log());
+    assert_eq!(state(), "28000");
+    assert!(reload(&open));
+    assert_eq!(state(), "in");
+}
