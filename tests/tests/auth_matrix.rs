@@ -294,6 +294,11 @@ fn rules_are_read_again_as_a_whole_or_not_at_all() {
     let open = format!("{console}host all all 127.0.0.0/8 scram-sha-256\n");
     let files = [("pgbouncer.ini", ini.as_str()), ("hba.conf", open.as_str()), ("users.txt", &users)];
     let pooler = Pooler::files(&files, APP);
+    // A rule for replication names no database: it is not a way into the console.
+    let replication = [("user", "app"), ("database", "pgbouncer"), ("replication", "true")];
+    let refused =
+        pgsluice_tests::Raw::connect_with(pooler.addr(), APP.password, &replication).err().expect("a refusal");
+    assert_eq!(refused.sqlstate(), "0A000");
     let state = || pooler.try_connect(APP, &database).map_or_else(|error| error.sqlstate(), |_| "in".to_owned());
     let reload = |rules: &str| {
         std::fs::write(pooler.directory().join("hba.conf"), rules).expect("the directory is writable");

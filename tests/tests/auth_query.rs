@@ -223,3 +223,32 @@ fn the_console_is_for_users_looked_up_where_it_is_said_where() {
     some.connect(APP, "pgbouncer").run("SHOW VERSION");
     assert_eq!(sqlstate(some.try_connect(APP_PLAIN, "pgbouncer")), "42501");
 }
+
+#[test]
+fn the_owner_of_a_database_cannot_have_the_asker_or_us_call_their_functions() {
+    let postgres = Postgres::start(&[]);
+    let database = postgres.database();
+    let mut admin = postgres.admin(&database);
+    admin.run(
+        "CREATE ROLE asker LOGIN SUPERUSER PASSWORD 'asks'; CREATE ROLE tenant LOGIN; CREATE SCHEMA evil AUTHORIZATION tenant; \
+         SET ROLE tenant; \
+         CREATE FUNCTION evil.f() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN \
+         EXECUTE 'ALTER ROLE tenant SUPERUSER'; RETURN true; EXCEPTION WHEN insufficient_privilege THEN RETURN true; END $$; \
+         CREATE FUNCTION evil.unlike(int, int) RETURNS bool LANGUAGE sql AS 'SELECT evil.f()'; \
+         CREATE OPERATOR evil.<> (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.unlike); \
+         CREATE VIEW evil.pg_authid AS SELECT 'app'::name AS rolname, 'x'::text AS rolpassword, true AS rolcanlogin, \
+         NULL::timestamptz AS rolvaliduntil WHERE evil.f(); RESET ROLE",
+    );
+    admin.run(&format!("ALTER DATABASE {database} SET search_path = evil, pg_catalog"));
+    let text = format!(
+        "listen_port = {{port}}\nadmin_users = [\"boss\"]\nauth_user = \"asker\"\nbudget_interval = 0.2\n\
+         [databases.{database}]\nhost = \"127.0.0.1\"\nport = {}\n\
+         [users.asker]\npassword = \"asks\"\n[users.boss]\npassword = \"boss\"\n",
+        postgres.port()
+    );
+    let pooler = Pooler::file("pgsluice.toml", &text, BOSS);
+    assert_eq!(pooler.connect(APP, &database).value("SELECT current_user"), "app");
+    // The control connection has read the limits more than once.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(admin.value("SELECT rolsuper::text FROM pg_catalog.pg_authid WHERE rolname = 'tenant'"), "false");
+}

@@ -25,6 +25,8 @@ impl std::fmt::Display for Address {
 /// How to log in to a server: everything that, when it changes, makes open servers obsolete.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Target {
+    /// The entry of the configuration that it is of, by the name that clients use.
+    pub(crate) database: String,
     pub(crate) address: Address,
     pub(crate) dbname: String,
     pub(crate) user: String,
@@ -150,6 +152,7 @@ pub(crate) fn target(config: &Config, database: &Database, name: &str, user: &st
         ("application_name", &database.application_name),
     ];
     Target {
+        database: name.into(),
         address: Address { host: database.host.clone().unwrap_or_else(|| "127.0.0.1".into()), port: database.port },
         dbname: database.dbname.clone().unwrap_or_else(|| name.into()),
         user: user.into(),

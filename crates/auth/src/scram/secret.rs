@@ -4,7 +4,7 @@
 //! Source: `src/backend/libpq/auth-scram.c` (parse_scram_secret), `src/common/scram-common.c` (scram_build_secret).
 
 use super::keys::ScramKeys;
-use super::{MECHANISM, decode_base64, decode_digest, encode_base64};
+use super::{ITERATIONS_MAX, MECHANISM, decode_base64, decode_digest, encode_base64};
 use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -58,8 +58,12 @@ impl ScramSecret {
     }
 
     /// The keys of who knows the password, if this is it: they open a server that has the same secret. In constant time after the
-    /// salted hash. An empty password is never right.
+    /// salted hash. An empty password is never right, and none is with more than [`ITERATIONS_MAX`].
     pub fn keys_of(&self, password: &[u8]) -> Option<ScramKeys> {
+        // Users choose the number for themselves, and everybody would wait.
+        if self.iterations > ITERATIONS_MAX {
+            return None;
+        }
         let keys = ScramKeys::derive(password, &self.salt, self.iterations);
         let matches: bool = keys.server_key.ct_eq(&self.server_key).into();
         (matches && !password.is_empty()).then_some(keys)

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgsluice_config::RESERVED_DATABASES;
 use pgsluice_console::Access;
 use pgsluice_session::{ClientLogin, Identity, LoginWant, Refusal, Replication, ServerCredential, Settings};
 use pgsluice_wire::{PROTOCOL_3_2, Severity};
@@ -119,6 +120,11 @@ impl Front {
                     if must && !login.is_encrypted() && !matches!(stream, Stream::Unix(_)) {
                         return Err(Refusal::TlsRequired.into());
                     }
+                    let Identity { database, replication, .. } = login.identity();
+                    if *replication != Replication::No && RESERVED_DATABASES.contains(&database.as_str()) {
+                        // Rules for replication name no database, and those for the console would not be asked.
+                        return Err(Some(Refusal::Unsupported("replication from the console".into())));
+                    }
                     let end_point = offer.as_ref().and_then(|offer| offer.end_point.clone());
                     let gate = self.gate_for(login.identity(), Caller::of(stream, end_point)).await?;
                     found = gate.found;
@@ -133,7 +139,7 @@ impl Front {
                         identity: login.identity().clone(),
                         early: std::mem::take(&mut *inbox),
                         late: out,
-                        learnt: login.take_keys().map(ServerCredential::Keys).or(found),
+                        learnt: found.or_else(|| login.take_keys().map(ServerCredential::Keys)),
                     });
                 }
             }
@@ -166,7 +172,7 @@ impl Front {
     async fn admit(self: Rc<Self>, stream: Stream, mut client: LoggedIn) {
         let config = self.config();
         let Identity { user, database, .. } = &client.identity;
-        if pgsluice_config::RESERVED_DATABASES.contains(&database.as_str()) {
+        if RESERVED_DATABASES.contains(&database.as_str()) {
             let access = if config.settings.admin_users.contains(user) {
                 Access::Admin
             } else if config.settings.stats_users.contains(user) {

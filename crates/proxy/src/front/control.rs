@@ -62,6 +62,11 @@ impl Front {
         (stream, pid): (&Stream, u32),
         questions: &mut mpsc::Receiver<Question>,
     ) -> String {
+        // What the database's owner has in its search_path must not be called by us.
+        match ask_in_time(stream, "SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)").await {
+            Err(error) if !is_report(&error) => return lost(&error),
+            _ => {}
+        }
         let begun_with = server_tls(&self.config().settings);
         if self.cell.borrow().clusters[id.0].seat.is_some() {
             match ask_in_time(stream, fleet::PREPARE).await {

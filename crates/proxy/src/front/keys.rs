@@ -5,7 +5,12 @@ use pgsluice_wire::sqlstate;
 use tracing::debug;
 
 use super::Front;
-use crate::spec::Target;
+use crate::spec::{Address, Target};
+
+/// The entry of the configuration is a part of it: who owns another database may say there what is asked for, and prove it.
+fn key_of(target: &Target) -> (String, Address, String) {
+    (target.database.clone(), target.address.clone(), target.user.clone())
+}
 
 impl Front {
     /// A client has proven to know this: good for servers if they are its user's own.
@@ -16,7 +21,7 @@ impl Front {
         if !target.is_own || entry.user.is_some() {
             return;
         }
-        let key = (target.address.clone(), target.user.clone());
+        let key = key_of(&target);
         let mut state = self.cell.borrow_mut();
         if state.learnt.get(&key) == Some(&learnt) {
             return;
@@ -25,7 +30,7 @@ impl Front {
         // Logins that failed for want of it are no reason to wait any more, nor to refuse anybody.
         for index in 0..state.pools.len() {
             let pool = &mut state.pools[index];
-            if (&pool.spec.target.address, &pool.spec.target.user) == (&target.address, &target.user) {
+            if key_of(&pool.spec.target) == key_of(&target) {
                 pool.failed = None;
                 let id = pool.spec.id;
                 state.broker.forget_failures(id);
@@ -35,9 +40,10 @@ impl Front {
 
     /// What we can prove to the target's server.
     pub(super) fn credential(&self, target: &Target) -> ServerCredential {
-        let key = (target.address.clone(), target.user.clone());
+        let key = key_of(target);
         let state = self.cell.borrow();
-        let salted = state.salted.get(&key).filter(|(secret, _)| *secret == target.secret);
+        let place = (target.address.clone(), target.user.clone());
+        let salted = state.salted.get(&place).filter(|(secret, _)| *secret == target.secret);
         match target.credential(salted.map(|(_, keys)| keys.clone())) {
             own if own.is_password() || !target.is_own => own,
             own => state.learnt.get(&key).cloned().unwrap_or(own),
@@ -51,7 +57,7 @@ impl Front {
             LoginFailure::Impostor => true,
             _ => false,
         };
-        let key = (target.address.clone(), target.user.clone());
+        let key = key_of(target);
         let mut state = self.cell.borrow_mut();
         if is_wrong && state.learnt.get(&key) == Some(tried) {
             debug!(user = %target.user, server = %target.address, "what a client proved at its login is good no more");

@@ -190,8 +190,8 @@ struct State {
     verifiers: HashMap<String, (pgsluice_config::Secret, ScramSecret)>,
     /// Keys learnt at servers, so that the next login need not derive them.
     salted: HashMap<(Address, String), (Option<pgsluice_config::Secret>, SaltedKeys)>,
-    /// What clients proved at their logins, by the PostgreSQL and the user it was for.
-    learnt: HashMap<(Address, String), ServerCredential>,
+    /// What clients proved at their logins, by the database, PostgreSQL and user it was for.
+    learnt: HashMap<(String, Address, String), ServerCredential>,
     /// Servers that know protocol 3.0 only and do not negotiate.
     old_protocol: HashSet<Address>,
     disabled: BTreeSet<String>,
