@@ -175,7 +175,8 @@ pub fn be_silent(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn read_message(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+/// A message of the client's: its type and body.
+pub fn read_message(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
     let mut tag = [0];
     stream.read_exact(&mut tag)?;
     Ok((tag[0], read_body(stream)?))

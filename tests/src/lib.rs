@@ -28,6 +28,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod random;
+pub mod relay;
 pub mod session_state;
 pub mod shuffle;
 pub mod stage;

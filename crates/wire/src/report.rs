@@ -64,9 +64,9 @@ impl<'a> Report<'a> {
         self.fields().find(|&(c, _)| c == code).map(|(_, text)| text)
     }
 
-    /// The SQLSTATE; `XX000` when the sender left it out.
+    /// The SQLSTATE; `XX000` when the sender left it out, or empty.
     pub fn sqlstate(&self) -> &'a [u8] {
-        self.field(field::CODE).unwrap_or(b"XX000")
+        self.field(field::CODE).filter(|code| !code.is_empty()).unwrap_or(b"XX000")
     }
 
     /// The primary message.
