@@ -227,9 +227,9 @@ fn every_limit_is_listed_with_its_value() {
     );
 }
 
-/// `file::test` names in docs/protocol.md, the files as paths.
-fn tests_named_on_the_protocol_page() -> Vec<(PathBuf, String)> {
-    let page = fs::read_to_string(root().join("docs/protocol.md")).expect("docs/protocol.md");
+/// `file::test` names on a page, the files as paths.
+fn tests_named_on(page: &str) -> Vec<(PathBuf, String)> {
+    let page = fs::read_to_string(root().join(page)).expect("a page");
     let named = page.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::"));
     let named = named.filter(|(file, test)| {
         [file, test]
@@ -249,8 +249,17 @@ fn tests_named_on_the_protocol_page() -> Vec<(PathBuf, String)> {
 
 #[test]
 fn every_test_that_the_protocol_page_names_is_there() {
-    let named = tests_named_on_the_protocol_page();
-    assert!(named.len() > 80, "{} only: they are written differently now", named.len());
+    check_tests_named_on("docs/protocol.md", 80);
+}
+
+#[test]
+fn every_test_that_the_security_page_names_is_there() {
+    check_tests_named_on("docs/security.md", 50);
+}
+
+fn check_tests_named_on(page: &str, min: usize) {
+    let named = tests_named_on(page);
+    assert!(named.len() > min, "{} only: they are written differently now", named.len());
     for (file, test) in named {
         let source = fs::read_to_string(&file).expect("it exists");
         let at = source.find(&format!("fn {test}()")).or_else(|| source.find(&format!("fn {test}(")));
