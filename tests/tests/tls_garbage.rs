@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 const SOON: Duration = Duration::from_secs(10);
 /// `client_login_timeout`.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// KiB that may stay when all of it is over.
 const LEFT: usize = 4 << 10;
 
