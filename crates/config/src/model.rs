@@ -124,7 +124,7 @@ entry! {
         auth_user: Option<String> as Maybe<Text> = None;
         /// How it asks.
         auth_query: Option<String> as Maybe<Text> = None;
-        /// Entry of [databases] on whose PostgreSQL it asks.
+        /// Entry of the databases on whose PostgreSQL it asks.
         auth_dbname: Option<String> as Maybe<Text> = None;
         /// Pool mode; a user's own wins.
         pool_mode: Option<PoolMode> as Maybe<PoolMode> = None;

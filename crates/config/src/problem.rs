@@ -209,7 +209,7 @@ pub enum Conflict {
     TlsWithoutAuthority(&'static str),
     /// Direct TLS, where it is not always to be TLS.
     DirectWithoutTls,
-    /// auth_dbname names no entry of [databases] that could be asked.
+    /// auth_dbname names no entry of the databases that could be asked.
     AuthDatabase(String),
     /// No password is asked for, and the address can be reached from elsewhere.
     TrustOnNetwork(String),

@@ -190,7 +190,7 @@ settings! {
         /// How it asks: a query with the user's name in the place of `$1` that returns one row of name and secret, or none.
         auth_query: String as Text = "SELECT rolname, CASE WHEN rolvaliduntil OPERATOR(pg_catalog.<) pg_catalog.now() \
             THEN NULL ELSE rolpassword END FROM pg_catalog.pg_authid WHERE rolname OPERATOR(pg_catalog.=) $1 AND rolcanlogin" => reload;
-        /// Entry of [databases] on whose PostgreSQL it asks; empty: the one that the client wants.
+        /// Entry of the databases on whose PostgreSQL it asks; empty: the one that the client wants.
         auth_dbname: String as Text = "" => reload;
         /// Seconds for which an answer is used again, unless a password was wrong meanwhile; 0: it is asked at every login.
         auth_query_cache: Duration as Seconds = "10" => reload;
