@@ -252,3 +252,28 @@ fn the_owner_of_a_database_cannot_have_the_asker_or_us_call_their_functions() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(admin.value("SELECT rolsuper::text FROM pg_catalog.pg_authid WHERE rolname = 'tenant'"), "false");
 }
+
+/// Who says what the query returns in one database proves what they like there: it opens nothing elsewhere, and spoils nothing.
+#[test]
+fn what_is_proved_at_one_database_is_of_no_use_at_another() {
+    let (postgres, database) = cluster(Version::Installed);
+    let text = format!(
+        "listen_port = {{port}}\nadmin_users = [\"boss\"]\nauth_user = \"asker\"\nauth_query = \"{QUERY}\"\n\
+         auth_failure_delay = 0\nquery_wait_timeout = 3\n[databases.{database}]\nhost = \"127.0.0.1\"\nport = {}\n\
+         [databases.tenant]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"{database}\"\n\
+         auth_query = \"SELECT $1::text, 'mine'\"\n\
+         [users.asker]\npassword = \"asks\"\n[users.boss]\npassword = \"boss\"\n",
+        postgres.port(),
+        postgres.port()
+    );
+    let pooler = Pooler::file("pgsluice.toml", &text, BOSS);
+    let mut real = pooler.connect(APP, &database);
+    assert_eq!(real.value("SELECT current_user"), "app");
+    if let Ok(mut impostor) = pooler.try_connect(Login { password: "mine", ..APP }, "tenant") {
+        assert!(impostor.rows("SELECT 1").is_err(), "no server of theirs may open with what was proved elsewhere");
+    }
+    // The next server of the real one opens as the first did.
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'app'";
+    assert_eq!(postgres.admin(&database).value(ended), "1");
+    assert!(eventually(SOON, || real.rows("SELECT 1").is_ok()), "{}", pooler.log());
+}

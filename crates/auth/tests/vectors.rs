@@ -1,8 +1,8 @@
 //! Fixed vectors: RFC 7677, and secrets and exchanges recorded from PostgreSQL 15.18 and its libpq.
 
 use pgsluice_auth::{
-    Nonce, SaltedKeys, ScramClient, ScramCredential, ScramKeys, ScramSecret, ScramServer, Secret, md5_response,
-    scram_secret, verify_md5, verify_plain,
+    ITERATIONS_MAX, Nonce, SaltedKeys, ScramClient, ScramCredential, ScramKeys, ScramSecret, ScramServer, Secret,
+    md5_response, scram_secret, verify_md5, verify_plain,
 };
 
 /// `CREATE ROLE ascii PASSWORD 'correct horse battery staple'` under password_encryption = scram-sha-256.
@@ -238,6 +238,17 @@ fn secrets_are_overwritten_when_they_are_dropped() {
     does_so::<ScramKeys>();
     does_so::<SaltedKeys>();
     does_so::<ScramCredential>();
+}
+
+/// Whoever may set a password may choose the number, and all logins wait for the hashing.
+#[test]
+fn a_password_is_not_tried_against_a_secret_with_too_many_iterations() {
+    let tried = |iterations| {
+        let secret = ScramSecret::parse(&scram_secret(b"hunter2", b"salt", iterations)).expect("a secret");
+        secret.keys_of(b"hunter2").is_some()
+    };
+    assert!(tried(1));
+    assert!(!tried(ITERATIONS_MAX + 1));
 }
 
 #[test]

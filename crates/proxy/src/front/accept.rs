@@ -237,6 +237,13 @@ impl Front {
         ))
     }
 
+    /// The worker for the next client: all in turn.
+    pub(super) fn next_worker(&self) -> usize {
+        let mut state = self.cell.borrow_mut();
+        state.next_worker = (state.next_worker + 1) % self.workers.len();
+        state.next_worker
+    }
+
     /// May this client have a session now, and in which pool?
     fn admission(
         self: &Rc<Self>,

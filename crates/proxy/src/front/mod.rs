@@ -525,13 +525,6 @@ impl Front {
         state.next_id
     }
 
-    /// The worker for the next client: all in turn.
-    fn next_worker(&self) -> usize {
-        let mut state = self.cell.borrow_mut();
-        state.next_worker = (state.next_worker + 1) % self.workers.len();
-        state.next_worker
-    }
-
     /// A process id that no client has.
     fn next_pid(&self) -> u32 {
         let mut state = self.cell.borrow_mut();
