@@ -1,7 +1,7 @@
 //! An authority of our own, and what it signs. Every call makes new keys.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
@@ -19,6 +19,24 @@ pub struct Identity {
     pub cert: PathBuf,
     /// The key.
     pub key: PathBuf,
+}
+
+impl Identity {
+    /// The settings of a pooler that shows this to clients, and takes their certificates if this authority has signed them.
+    pub fn for_clients(&self, mode: &str, authority: &Path) -> String {
+        format!(
+            "client_tls_sslmode = \"{mode}\"\nclient_tls_cert_file = \"{}\"\nclient_tls_key_file = \"{}\"\n\
+             client_tls_ca_file = \"{}\"\n",
+            self.cert.display(),
+            self.key.display(),
+            authority.display()
+        )
+    }
+
+    /// As libpq's connection strings name it.
+    pub fn conninfo(&self) -> String {
+        format!("sslcert={} sslkey={}", self.cert.display(), self.key.display())
+    }
 }
 
 impl Authority {

@@ -68,10 +68,6 @@ fn maps() -> String {
     format!("certificates client.example app\npeople {} app\npeople {} app_md5\n", system_user(), system_user())
 }
 
-fn show(identity: &Identity) -> String {
-    format!("sslcert={} sslkey={}", identity.cert.display(), identity.key.display())
-}
-
 /// libpq's words for a channel towards the pooler.
 fn channel(pooler: &Pooler, sockets: &Path, ca: &Path, name: &str) -> String {
     let tcp = format!("host=localhost hostaddr=127.0.0.1 port={}", pooler.port());
@@ -135,7 +131,7 @@ fn every_method_over_every_channel_towards_clients() {
                 let mut conninfo = channel(&pooler, sockets.path(), &ca, name);
                 conninfo += &format!(" user={} dbname={method}", login.user);
                 match method {
-                    "cert" => conninfo += &format!(" {}", show(&theirs)),
+                    "cert" => conninfo += &format!(" {}", theirs.conninfo()),
                     "md5" | "scram" | "plus" => conninfo += &format!(" password={}", login.password),
                     _ => {}
                 }
@@ -260,7 +256,7 @@ fn a_certificate_is_enough_with_auth_type_cert_if_it_is_for_the_user() {
     let pooler = Pooler::files(&[("pgbouncer.ini", ini.as_str()), ("users.txt", &users)], APP);
     let with = |user: &str, identity: &Identity| {
         let channel = channel(&pooler, Path::new(""), &ca, "tls 1.3");
-        format!("{channel} user={user} dbname={database} {}", show(identity))
+        format!("{channel} user={user} dbname={database} {}", identity.conninfo())
     };
     let (app, nobody) = (authority.sign("app", "app", &[]), authority.sign("nobody", "nobody", &[]));
     let stranger = Authority::new().sign("stranger", "app", &[]);

@@ -3,10 +3,9 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pgsluice_tests::certificates::{Authority, Identity};
+use pgsluice_tests::certificates::Authority;
 use pgsluice_tests::libpq::attempt;
 use pgsluice_tests::relay::relay;
 use pgsluice_tests::wire::{LoginError, message as m};
@@ -24,20 +23,6 @@ fn pooler(port: u16, database: &str, more: &str, users: &str, files: &[(&str, &s
     );
     let all: Vec<_> = [("pgsluice.toml", text.as_str())].into_iter().chain(files.iter().copied()).collect();
     Pooler::files(&all, APP)
-}
-
-fn for_clients(mode: &str, own: &Identity, authority: &Path) -> String {
-    format!(
-        "client_tls_sslmode = \"{mode}\"\nclient_tls_cert_file = \"{}\"\nclient_tls_key_file = \"{}\"\n\
-         client_tls_ca_file = \"{}\"\n",
-        own.cert.display(),
-        own.key.display(),
-        authority.display()
-    )
-}
-
-fn shown(identity: &Identity) -> String {
-    format!("sslcert={} sslkey={}", identity.cert.display(), identity.key.display())
 }
 
 fn sqlstate(outcome: Result<Raw, LoginError>) -> String {
@@ -62,7 +47,7 @@ fn cve_2009_4034_names_with_a_nul() {
             vec![("hba.conf", rules), ("ident.conf", "any /^app all\n")],
         ),
     ] {
-        let more = for_clients("verify-full", &own, &ca) + more;
+        let more = own.for_clients("verify-full", &ca) + more;
         let pooler = pooler(postgres.port(), &database, &more, "", &files);
         let with = |subject: &str| {
             let theirs = authority.sign("theirs", subject, &[]);
@@ -70,7 +55,7 @@ fn cve_2009_4034_names_with_a_nul() {
                 "host=localhost hostaddr=127.0.0.1 port={} user=app dbname={database} sslmode=verify-full sslrootcert={} {}",
                 pooler.port(),
                 ca.display(),
-                shown(&theirs)
+                theirs.conninfo()
             )])
             .remove(0)
         };
@@ -124,7 +109,7 @@ fn cve_2021_23214_words_put_in_front_of_a_clients() {
     let database = postgres.database();
     let (own, theirs) = (authority.sign("own", "pooler", &["localhost"]), authority.sign("theirs", "app", &[]));
     let rules = "hostssl all all all trust clientcert=verify-ca\nhost pgsluice,pgbouncer all all scram-sha-256\n";
-    let more = for_clients("prefer", &own, &ca) + "auth_type = \"hba\"\nauth_hba_file = \"{dir}/hba.conf\"";
+    let more = own.for_clients("prefer", &ca) + "auth_type = \"hba\"\nauth_hba_file = \"{dir}/hba.conf\"";
     let pooler = pooler(postgres.port(), &database, &more, "", &[("hba.conf", rules)]);
     let table = m::query("CREATE TABLE theirs ()");
     let startup = m::startup(&[("user", APP.user), ("database", &database)]);
@@ -134,7 +119,7 @@ fn cve_2021_23214_words_put_in_front_of_a_clients() {
             "host=localhost hostaddr=127.0.0.1 port={} user=app dbname={database} sslmode=verify-full sslrootcert={} {}",
             relay(pooler.port(), words, &[]),
             ca.display(),
-            shown(&theirs)
+            theirs.conninfo()
         )
     });
     let found = attempt(&to);
@@ -208,7 +193,7 @@ fn cve_2026_6479_requests_for_encryption_without_end() {
     for (tls, requests) in [
         (String::new(), vec![m::ssl_request(), m::gssenc_request()]),
         (String::new(), vec![m::ssl_request()]),
-        (for_clients("prefer", &own, &authority.certificate()), vec![m::gssenc_request()]),
+        (own.for_clients("prefer", &authority.certificate()), vec![m::gssenc_request()]),
     ] {
         let pooler = pooler(postgres.port(), &database, &tls, "", &[]);
         let mut socket = TcpStream::connect(pooler.addr()).expect("it listens");

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pgsluice_tests::certificates::{Authority, Identity};
+use pgsluice_tests::certificates::Authority;
 use pgsluice_tests::libpq::attempt;
 use pgsluice_tests::program::{python, run};
 use pgsluice_tests::wire::message as m;
@@ -34,16 +34,6 @@ fn pooler(postgres: &Postgres, database: &str, tls: &str) -> Pooler {
     Pooler::file("pgsluice.toml", &text, APP)
 }
 
-fn for_clients(mode: &str, own: &Identity, authority: &Path) -> String {
-    format!(
-        "client_tls_sslmode = \"{mode}\"\nclient_tls_cert_file = \"{}\"\nclient_tls_key_file = \"{}\"\n\
-         client_tls_ca_file = \"{}\"\n",
-        own.cert.display(),
-        own.key.display(),
-        authority.display()
-    )
-}
-
 #[test]
 fn clients_are_encrypted_as_both_sides_want_it() {
     let postgres = Postgres::shared();
@@ -52,9 +42,8 @@ fn clients_are_encrypted_as_both_sides_want_it() {
     let ca = authority.certificate();
     let (own, theirs) = (authority.sign("own", "pooler", &["localhost"]), authority.sign("theirs", "app", &[]));
     let stranger = Authority::new().sign("stranger", "app", &[]);
-    let show = |i: &Identity| format!("sslcert={} sslkey={}", i.cert.display(), i.key.display());
     for mode in ["disable", "prefer", "require", "verify-ca"] {
-        let pooler = pooler(postgres, &database, &for_clients(mode, &own, &ca));
+        let pooler = pooler(postgres, &database, &own.for_clients(mode, &ca));
         let root = format!("sslrootcert={}", ca.display());
         let clients = [
             "sslmode=disable".to_owned(),
@@ -62,9 +51,9 @@ fn clients_are_encrypted_as_both_sides_want_it() {
             "sslmode=require".to_owned(),
             format!("sslmode=verify-full {root}"),
             format!("sslmode=verify-full sslnegotiation=direct {root}"),
-            format!("sslmode=verify-full sslnegotiation=direct {root} {}", show(&theirs)),
-            format!("sslmode=require {}", show(&theirs)),
-            format!("sslmode=require {}", show(&stranger)),
+            format!("sslmode=verify-full sslnegotiation=direct {root} {}", theirs.conninfo()),
+            format!("sslmode=require {}", theirs.conninfo()),
+            format!("sslmode=require {}", stranger.conninfo()),
             "sslmode=require ssl_max_protocol_version=TLSv1.2".to_owned(),
         ];
         let found = attempt(&clients.clone().map(|more| conninfo(&pooler, &database, &more)));
@@ -167,7 +156,7 @@ fn the_channel_is_bound_on_both_sides() {
         let postgres = Postgres::start_version(version, &[]);
         let database = postgres.database();
         postgres.set_tls(&behind.sign("server", "postgres", &["localhost"]), None);
-        let tls = for_clients("require", &front.sign("own", "pooler", &["localhost"]), &ca);
+        let tls = front.sign("own", "pooler", &["localhost"]).for_clients("require", &ca);
         let tls = format!("{tls}server_tls_sslmode = \"verify-full\"\nserver_tls_ca_file = \"{}\"", root.display());
         let pooler = pooler(&postgres, &database, &tls);
         let root = format!("sslmode=verify-full sslrootcert={}", ca.display());
@@ -208,7 +197,7 @@ fn nothing_is_lost_of_what_is_much() {
     let postgres = Postgres::start(&[]);
     let database = postgres.database();
     postgres.set_tls(&authority.sign("server", "postgres", &["localhost"]), None);
-    let tls = for_clients("require", &authority.sign("own", "pooler", &["localhost"]), &ca);
+    let tls = authority.sign("own", "pooler", &["localhost"]).for_clients("require", &ca);
     let pooler = pooler(&postgres, &database, &format!("{tls}server_tls_sslmode = \"require\""));
     let to = conninfo(&pooler, &database, &format!("sslmode=verify-full sslrootcert={}", ca.display()));
     run(python("psycopg_tls/much.py", &[&to]), LIMIT).expect_ok("the script");
@@ -221,7 +210,7 @@ fn who_sends_without_end_keeps_nobody_else_waiting() {
     let postgres = Postgres::shared();
     let database = postgres.database();
     let own = authority.sign("own", "pooler", &["localhost"]);
-    let tls = for_clients("prefer", &own, &authority.certificate());
+    let tls = own.for_clients("prefer", &authority.certificate());
     let pooler = pooler(postgres, &database, &format!("{tls}auth_type = \"trust\"\nworkers = 1"));
     let port = pooler.port().to_string();
     let outcome = run(python("psycopg_tls/flood.py", &[&port, &database, APP.user]), LIMIT).expect_ok("the script");
@@ -235,7 +224,7 @@ fn a_new_certificate_is_used_at_once_and_nobody_is_dropped() {
     let postgres = Postgres::shared();
     let database = postgres.database();
     let own = authority.sign("own", "the first", &["localhost"]);
-    let mut pooler = pooler(postgres, &database, &for_clients("require", &own, &ca));
+    let mut pooler = pooler(postgres, &database, &own.for_clients("require", &ca));
     let to = conninfo(&pooler, &database, &format!("sslmode=verify-full sslrootcert={}", ca.display()));
     std::thread::scope(|scope| {
         let busy = scope.spawn(|| run(python("psycopg_tls/busy.py", &[&to, "6"]), LIMIT).expect_ok("the script"));
@@ -292,7 +281,7 @@ fn what_is_no_tls_is_refused() {
     let postgres = Postgres::shared();
     let database = postgres.database();
     let own = authority.sign("own", "pooler", &["localhost"]);
-    let pooler = pooler(postgres, &database, &for_clients("prefer", &own, &ca));
+    let pooler = pooler(postgres, &database, &own.for_clients("prefer", &ca));
     let ask = |bytes: &[u8]| {
         let mut socket = TcpStream::connect(pooler.addr()).expect("it listens");
         socket.set_read_timeout(Some(LIMIT)).expect("a socket");
