@@ -328,12 +328,13 @@ fn is_behind_suspended(before: &[Event], direct: &Event, pooled: &Event) -> bool
     suspended && of_rows(direct) && of_rows(pooled)
 }
 
-/// Is there an answer that leaves a transaction open, and then one that closes it and says nothing else? That is a Sync behind a
-/// Query behind messages without Sync; see [`is_lost_transaction`].
+/// Is there an answer that leaves a transaction open, and then one that closes it and says nothing else but what Close does, which
+/// begins none? That is a Sync behind a Query behind messages without Sync; see [`is_lost_transaction`].
 fn loses_transaction(own: &[&Trace]) -> bool {
     let is_ready =
         |event: &Event, status: u8| matches!(event, Event::Reply(reply) if reply.tag == b'Z' && reply.body == [status]);
-    let events: Vec<_> = own.iter().flat_map(|trace| &trace.events).collect();
+    let is_closed = |event: &Event| matches!(event, Event::Reply(reply) if reply.tag == b'3');
+    let events: Vec<_> = own.iter().flat_map(|trace| &trace.events).filter(|event| !is_closed(event)).collect();
     events.windows(2).any(|two| is_ready(two[0], b'T') && is_ready(two[1], b'I'))
 }
 
