@@ -1,8 +1,9 @@
 //! TLS to clients and to PostgreSQL, with libpq 18 (of psycopg's) on one side and PostgreSQL 15 and 18 on the other.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use pgsluice_tests::certificates::Authority;
@@ -247,6 +248,47 @@ fn a_new_certificate_is_used_at_once_and_nobody_is_dropped() {
         let out = busy.join().expect("the load ends").out;
         assert!(out.lines().all(|line| line == "fine") && !out.is_empty(), "{out}");
     });
+}
+
+/// Twenty certificates in turn, by files that are replaced one after the other, half of them with a RELOAD behind.
+#[test]
+fn certificates_that_change_all_the_time_make_nobody_fail() {
+    let authority = Authority::new();
+    let ca = authority.certificate();
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let own = authority.sign("own", "number 0", &["localhost"]);
+    let pooler = pooler(postgres, &database, &own.for_clients("prefer", &ca));
+    let to = conninfo(&pooler, &database, &format!("sslmode=verify-full sslrootcert={}", ca.display()));
+    let (root, port) = (ca.display().to_string(), pooler.port().to_string());
+    let mut script = python("psycopg_tls/rotation.py", &[&to, &root, &port]);
+    let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Python");
+    let mut said = BufReader::new(script.stdout.take().expect("its output"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("its output");
+    assert_eq!(line, "ready\n");
+    let mut console = pooler.console();
+    for n in 1..=20 {
+        let new = authority.sign("new", &format!("number {n}"), &["localhost"]);
+        // What is there in between is a certificate with another's key, and is not taken.
+        std::fs::rename(&new.cert, &own.cert).expect("our own file");
+        std::thread::sleep(Duration::from_millis(50));
+        std::fs::rename(&new.key, &own.key).expect("our own file");
+        if n % 2 == 0 {
+            console.run("RELOAD");
+        }
+        std::thread::sleep(Duration::from_millis(350));
+    }
+    drop(script.stdin.take());
+    line.clear();
+    said.read_line(&mut line).expect("its output");
+    assert!(script.wait().expect("a child").success());
+    let found: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    println!("{found}");
+    assert_eq!(found["failed"], serde_json::json!([]), "{}", pooler.log());
+    assert_eq!(found["shown"], "number 20");
+    let many = |what: &str| found[what].as_u64().expect("a number");
+    assert!(many("queries") > 100 && many("connects") > 10, "{found}");
 }
 
 #[test]
