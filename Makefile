@@ -32,6 +32,7 @@ lint: ## formatting, clippy and documentation, all without a warning
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 
 bench: ## CPU and memory side by side with PgBouncer (BENCH_ARGS=--quick for a short run); see docs/performance.md
-	@. scripts/packages.sh; command -v pgbouncer >/dev/null || [ -n "$$PGBOUNCER_BIN" ] || install_packages pgbouncer
+	@. scripts/packages.sh; command -v pgbouncer >/dev/null || [ -n "$$PGBOUNCER_BIN" ] || install_packages pgbouncer; \
+		command -v openssl >/dev/null || install_packages openssl
 	$(CARGO) build --release -p pgsluice -p pgsluice-benches
 	@"$${CARGO_TARGET_DIR:-target}/release/compare" $(BENCH_ARGS)

@@ -9,4 +9,5 @@ pub mod load;
 pub mod login;
 pub mod net;
 pub mod proto;
+pub mod tls;
 pub mod usage;

@@ -1,5 +1,5 @@
 //! A client's login, blocking: trust, MD5 or SCRAM-SHA-256, whatever the server asks for (manual: "Start-up"). No
-//! TLS, no channel binding.
+//! channel binding.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 

@@ -8,9 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::proto;
+use crate::tls::TlsStream;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -67,6 +72,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+    /// Encrypted, over TCP.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -93,6 +100,7 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.set_nonblocking(true),
             Stream::Unix(s) => s.set_nonblocking(true),
+            Stream::Tls(s) => s.socket.set_nonblocking(true),
         }
     }
 
@@ -104,7 +112,29 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.set_read_timeout(Some(limit)),
             Stream::Unix(s) => s.set_read_timeout(Some(limit)),
+            Stream::Tls(s) => s.socket.set_read_timeout(Some(limit)),
         }
+    }
+
+    /// Asks for TLS, as libpq does, and goes on encrypted; blocking.
+    ///
+    /// # Errors
+    /// The socket's and the handshake's; `Unsupported` if the other side has no TLS.
+    pub fn encrypt(self, config: Arc<ClientConfig>) -> io::Result<Self> {
+        let Stream::Tcp(socket) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        (&socket).write_all(&proto::ssl_request())?;
+        let mut answer = [0];
+        (&socket).read_exact(&mut answer)?;
+        if answer != *b"S" {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "no TLS here"));
+        }
+        Ok(Stream::Tls(Box::new(TlsStream::shake_hands(socket, config)?)))
+    }
+
+    /// Whether a read that brought `n` bytes of `wanted` left nothing behind, so that the next one would wait.
+    pub fn is_drained(&self, n: usize, wanted: usize) -> bool {
+        // A record is read at a time.
+        n < wanted && !matches!(self, Stream::Tls(_))
     }
 }
 
@@ -113,6 +143,7 @@ impl AsFd for Stream {
         match self {
             Stream::Tcp(s) => s.as_fd(),
             Stream::Unix(s) => s.as_fd(),
+            Stream::Tls(s) => s.socket.as_fd(),
         }
     }
 }
@@ -122,6 +153,7 @@ impl Read for &Stream {
         match self {
             Stream::Tcp(s) => (&*s).read(buf),
             Stream::Unix(s) => (&*s).read(buf),
+            Stream::Tls(s) => (&**s).read(buf),
         }
     }
 }
@@ -131,6 +163,7 @@ impl Write for &Stream {
         match self {
             Stream::Tcp(s) => (&*s).write(buf),
             Stream::Unix(s) => (&*s).write(buf),
+            Stream::Tls(s) => (&**s).write(buf),
         }
     }
 

@@ -111,6 +111,11 @@ pub fn sync() -> Vec<u8> {
     message(b'S', b"")
 }
 
+/// SSLRequest (F).
+pub fn ssl_request() -> Vec<u8> {
+    [8u32.to_be_bytes(), SSL_REQUEST.to_be_bytes()].concat()
+}
+
 /// Terminate (F).
 pub fn terminate() -> Vec<u8> {
     message(b'X', b"")

@@ -41,7 +41,7 @@ impl FakePg {
 
     fn target(&self) -> Target {
         let credentials = Credentials { user: "u".into(), database: "d".into(), password: String::new() };
-        Target { addr: self.addr.clone(), credentials }
+        Target { addr: self.addr.clone(), credentials, tls: None }
     }
 
     fn load(&self, mode: Mode, pipeline: u32, rate: Option<f64>) -> Report {

@@ -65,7 +65,7 @@ impl Options {
         let credentials =
             Credentials { user: self.user.clone(), database: self.database.clone(), password: self.password.clone() };
         Load {
-            target: Target { addr: self.connect.clone(), credentials },
+            target: Target { addr: self.connect.clone(), credentials, tls: None },
             script: Script::new(self.mode, &self.query, self.pipeline.max(1)),
             clients: self.clients,
             threads: self.threads,

@@ -1,7 +1,10 @@
 //! One connection of the load generator: logged in, prepared, then driven request by request.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
 
 use super::script::{Script, Step};
 use crate::login::{Credentials, log_in};
@@ -18,6 +21,8 @@ pub struct Target {
     pub addr: Addr,
     /// Who logs in.
     pub credentials: Credentials,
+    /// Encrypted, to a server that this trusts.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// One connection.
@@ -49,10 +54,18 @@ impl Client {
     /// # Errors
     /// The socket's and the login's.
     pub fn open_with(target: &Target, settings: &[&str]) -> io::Result<Self> {
-        let stream = Stream::connect(&target.addr)?;
+        let mut stream = Stream::connect(&target.addr)?;
         stream.set_read_timeout(READ_TIMEOUT)?;
+        if let Some(config) = &target.tls {
+            stream = stream.encrypt(config.clone())?;
+        }
         log_in(&stream, &target.credentials, settings)?;
         Ok(Self { stream, scanner: Scanner::default(), step: 0, waiting: 0, started: None, errors: 0 })
+    }
+
+    /// Whether it took up an encrypted session again.
+    pub fn is_resumed(&self) -> bool {
+        if let Stream::Tls(stream) = &self.stream { stream.is_resumed() } else { false }
     }
 
     /// Connects, logs in, prepares and turns non-blocking.
@@ -118,7 +131,7 @@ impl Client {
                 Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed a connection")),
                 Ok(n) => {
                     self.scan(&buffer[..n])?;
-                    if n < buffer.len() {
+                    if self.stream.is_drained(n, buffer.len()) {
                         break;
                     }
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pgsluice_benches::load::{Load, Mode, Report, Script, run};
 
 use crate::pooler::Pooler;
-use crate::setup::{Pair, Setup, target};
+use crate::setup::{Pair, Setup};
 use crate::stats::Paired;
 
 /// Time under load before each measurement: the pool opens its servers, caches warm.
@@ -43,7 +43,7 @@ impl Bench {
     /// A closed loop with the run's times, watching one pooler.
     pub(crate) fn load(&self, pooler: &Pooler, mode: Mode, sql: &str, clients: usize) -> Load {
         Load {
-            target: target(pooler.addr.clone()),
+            target: pooler.target.clone(),
             script: Script::new(mode, sql, 1),
             clients,
             threads: 1,

@@ -9,7 +9,7 @@ use pgsluice_benches::load::{Mode, Script, Storm, storm};
 use crate::bench::{Bench, checked, measure_once};
 use crate::machine;
 use crate::pooler::Pooler;
-use crate::setup::{Auth, Pair, Setup, target};
+use crate::setup::{Auth, Pair, Setup};
 use crate::stats::Paired;
 
 /// What clients do in one row.
@@ -138,7 +138,7 @@ fn cpu(bench: &Bench, pooler: &Pooler, cell: &Cell) -> io::Result<f64> {
     let report = match cell.work {
         Work::Queries(mode, sql) => bench.measure(&bench.load(pooler, mode, sql, cell.clients))?,
         Work::Connections => checked(storm(&Storm {
-            target: target(pooler.addr.clone()),
+            target: pooler.target.clone(),
             script: Script::new(Mode::Simple, SELECT, 1),
             clients: cell.clients,
             warmup: Duration::from_millis(100),

@@ -4,6 +4,7 @@
 
 mod bench;
 mod cells;
+mod certificate;
 mod latency;
 mod machine;
 mod memory;
@@ -12,6 +13,7 @@ mod setup;
 mod state;
 mod stats;
 mod syscalls;
+mod tls;
 
 use std::io;
 use std::path::PathBuf;
@@ -37,7 +39,7 @@ struct Options {
     /// Seconds of each measurement.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only the parts whose name contains this: cpu, syscalls, latency, memory, state.
+    /// Only the parts whose name contains this: cpu, syscalls, latency, memory, tls, state.
     #[arg(long, default_value = "")]
     part: String,
     /// The pgsluice to measure; $PGSLUICE_BIN, or the one built beside this program.
@@ -75,11 +77,12 @@ fn main() -> io::Result<()> {
     let started = Instant::now();
     println!("{}\n", machine::describe(&bench)?);
     type Part = fn(&Bench) -> io::Result<()>;
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("cpu", cells::run),
         ("syscalls", syscalls::run),
         ("latency", latency::run),
         ("memory", memory::run),
+        ("tls", tls::run),
         ("state", state::run),
     ];
     for (_, part) in parts.iter().filter(|(name, _)| name.contains(&options.part)) {

@@ -10,7 +10,7 @@ use pgsluice_benches::usage::Usage;
 use crate::bench::Bench;
 use crate::machine;
 use crate::pooler::Pooler;
-use crate::setup::{Setup, target};
+use crate::setup::Setup;
 use crate::stats::median;
 
 /// Time after which memory is read.
@@ -97,9 +97,12 @@ fn statements(bench: &Bench) -> io::Result<()> {
 }
 
 /// KiB per client that `count` new ones take, and the clients.
-fn growth(pooler: &Pooler, count: usize, script: &Script) -> io::Result<(f64, Vec<Client>)> {
+///
+/// # Errors
+/// Those of the first client that fails.
+pub(crate) fn growth(pooler: &Pooler, count: usize, script: &Script) -> io::Result<(f64, Vec<Client>)> {
     let before = rss(pooler)?;
-    let clients = open_idle(&target(pooler.addr.clone()), count, script)?;
+    let clients = open_idle(&pooler.target, count, script)?;
     std::thread::sleep(SETTLE);
     Ok(((rss(pooler)? - before) / count as f64, clients))
 }

@@ -6,10 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pgsluice_benches::load::{Client, Mode, Script};
+use pgsluice_benches::load::{Client, Mode, Script, Target};
 use pgsluice_benches::net::{Addr, Stream};
-
-use crate::setup::target;
 
 /// How long a program may take until it answers.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -83,8 +81,8 @@ fn open_to_all(path: &Path) -> io::Result<()> {
 pub(crate) struct Pooler {
     /// Its name in the report.
     pub(crate) name: &'static str,
-    /// Where clients connect.
-    pub(crate) addr: Addr,
+    /// Where clients connect, and how.
+    pub(crate) target: Target,
     process: Process,
 }
 
@@ -93,7 +91,7 @@ impl Pooler {
     ///
     /// # Errors
     /// When it cannot be started or does not answer, with the end of its log.
-    pub(crate) fn start(name: &'static str, program: &Path, config: &Path, addr: Addr) -> io::Result<Self> {
+    pub(crate) fn start(name: &'static str, program: &Path, config: &Path, target: Target) -> io::Result<Self> {
         let path = config.with_extension("log");
         let log = File::create(&path)?;
         let mut command = Command::new(program);
@@ -102,7 +100,7 @@ impl Pooler {
             command.args(["-u", "nobody"]);
         }
         let child = command.arg(config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let mut pooler = Self { name, addr, process: Process(child) };
+        let mut pooler = Self { name, target, process: Process(child) };
         pooler.wait(&path)?;
         Ok(pooler)
     }
@@ -113,7 +111,7 @@ impl Pooler {
     }
 
     fn wait(&mut self, log: &Path) -> io::Result<()> {
-        let (target, script) = (target(self.addr.clone()), Script::new(Mode::Simple, "SELECT 1", 1));
+        let (target, script) = (self.target.clone(), Script::new(Mode::Simple, "SELECT 1", 1));
         let attempt = || Client::open(&target)?.request(&script.steps[0]);
         self.process.wait_until(self.name, attempt).map_err(|e| {
             let text = std::fs::read_to_string(log).unwrap_or_default();

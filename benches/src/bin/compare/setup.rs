@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pgsluice_benches::load::Target;
 use pgsluice_benches::login::Credentials;
 use pgsluice_benches::net::Addr;
+use pgsluice_benches::tls::trust;
 use postgres_protocol::password::scram_sha_256;
 
 use crate::bench::Bench;
+use crate::certificate::Key;
 use crate::machine;
 use crate::pooler::{Pooler, Server};
 
@@ -23,6 +25,9 @@ const USER: &str = "bench";
 const PASSWORD: &str = "bench-password";
 /// Servers per pool.
 const POOL_SIZE: usize = 20;
+/// Files of the working directory.
+const CERTIFICATE: &str = "own.pem";
+const KEY: &str = "own.key";
 
 /// How clients prove who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +51,14 @@ pub(crate) struct Setup {
     pub(crate) theirs_in_session_mode: bool,
     /// Further users in the user list.
     pub(crate) users: usize,
+    /// Clients are encrypted, by a certificate of this kind.
+    pub(crate) key: Option<Key>,
 }
 
 impl Setup {
     /// TCP, trust, transaction mode.
-    pub(crate) const PLAIN: Setup = Setup { auth: Auth::Trust, unix: false, theirs_in_session_mode: false, users: 0 };
+    pub(crate) const PLAIN: Setup =
+        Setup { auth: Auth::Trust, unix: false, theirs_in_session_mode: false, users: 0, key: None };
 
     fn user_list(&self) -> String {
         let secret = match self.auth {
@@ -74,11 +82,18 @@ impl Setup {
         let (mode, pool_size) = if session_mode { ("session", 2_000) } else { ("transaction", POOL_SIZE) };
         // Older versions refuse to start with a key they do not know.
         let prepared = if prepared { "max_prepared_statements = 200\n" } else { "" };
+        let tls = match self.key {
+            Some(_) => format!(
+                "client_tls_sslmode = require\nclient_tls_protocols = secure\n\
+                 client_tls_cert_file = {dir}/{CERTIFICATE}\nclient_tls_key_file = {dir}/{KEY}\n"
+            ),
+            None => String::new(),
+        };
         format!(
             "[databases]\n* = host={host} port={server}\n\n[pgbouncer]\n\
              listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {dir}\n\
              auth_type = {auth}\nauth_file = {dir}/userlist.txt\n\
-             pool_mode = {mode}\ndefault_pool_size = {pool_size}\nmax_client_conn = 15000\n{prepared}\
+             pool_mode = {mode}\ndefault_pool_size = {pool_size}\nmax_client_conn = 15000\n{prepared}{tls}\
              log_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n",
             server = at.server_port,
             port = at.port,
@@ -107,6 +122,8 @@ pub(crate) struct Pair {
     pub(crate) theirs: Pooler,
     /// The fake PostgreSQL behind both, for measuring without a pooler.
     pub(crate) direct: Addr,
+    /// What both show to clients that are encrypted.
+    pub(crate) certificate: PathBuf,
     _server: Server,
     _dir: WorkDir,
 }
@@ -119,6 +136,11 @@ impl Pair {
     pub(crate) fn start(bench: &Bench, setup: Setup) -> io::Result<Self> {
         let dir = WorkDir::new()?;
         fs::write(dir.0.join("userlist.txt"), setup.user_list())?;
+        let certificate = dir.0.join(CERTIFICATE);
+        if let Some(key) = setup.key {
+            key.make(&certificate, &dir.0.join(KEY))?;
+        }
+        let tls = setup.key.map(|_| trust(&certificate, false)).transpose()?;
         let server_port = free_port()?;
         let place = |port| Place { dir: &dir.0, port, server_port };
         let direct = address(&place(0), setup.unix, server_port);
@@ -128,11 +150,12 @@ impl Pair {
             let at = place(free_port()?);
             let file = dir.0.join(format!("{name}.ini"));
             fs::write(&file, setup.ini(&at, session_mode, prepared))?;
-            Pooler::start(name, program, &file, address(&at, setup.unix, at.port))
+            let target = Target { tls: tls.clone(), ..target(address(&at, setup.unix, at.port)) };
+            Pooler::start(name, program, &file, target)
         };
         let ours = start("pgsluice", &bench.pgsluice, false, true)?;
         let theirs = start("PgBouncer", &bench.pgbouncer, setup.theirs_in_session_mode, prepared)?;
-        Ok(Self { ours, theirs, direct, _server: server, _dir: dir })
+        Ok(Self { ours, theirs, direct, certificate, _server: server, _dir: dir })
     }
 }
 
@@ -143,7 +166,7 @@ fn address(place: &Place<'_>, unix: bool, port: u16) -> Addr {
 /// Whom the load generator logs in as.
 pub(crate) fn target(addr: Addr) -> Target {
     let credentials = Credentials { user: USER.into(), database: USER.into(), password: PASSWORD.into() };
-    Target { addr, credentials }
+    Target { addr, credentials, tls: None }
 }
 
 /// A port that nobody listens on now.

@@ -85,7 +85,7 @@ impl Arranged {
             list.display()
         );
         fs::write(&file, text)?;
-        let pooler = Pooler::start("pgsluice", &bench.pgsluice, &file, tcp(port))?;
+        let pooler = Pooler::start("pgsluice", &bench.pgsluice, &file, target(tcp(port)))?;
         Ok(Self { pooler, server, _dir: dir })
     }
 }
@@ -143,7 +143,7 @@ fn script(mode: Mode, sql: &str) -> Script {
 
 /// CPU time per query of each, in µs, over the run's time each.
 fn interleaved(bench: &Bench, all: &[Arranged; 3], script: &Script, clients: usize) -> io::Result<[f64; 3]> {
-    let open = |arranged: &Arranged| open_idle(&target(arranged.pooler.addr.clone()), clients, script);
+    let open = |arranged: &Arranged| open_idle(&arranged.pooler.target, clients, script);
     let mut crowds = [open(&all[0])?, open(&all[1])?, open(&all[2])?];
     let mut steps = [(); 3].map(|()| script.steps.iter().cycle());
     let mut spent = [0u64; 3];
@@ -195,9 +195,9 @@ fn alternating(bench: &Bench) -> io::Result<()> {
 
 /// Medians over the rounds: latency at the 50th and 99th percentile in µs; system calls per query of both processes.
 fn take_turns(bench: &Bench, arranged: &Arranged, zones: [&str; 2]) -> io::Result<[f64; 4]> {
-    let target = target(arranged.pooler.addr.clone());
+    let target = &arranged.pooler.target;
     let script = Script::new(Mode::Simple, SELECT, 1);
-    let opened = zones.map(|zone| Client::open_with(&target, &["TimeZone", zone]));
+    let opened = zones.map(|zone| Client::open_with(target, &["TimeZone", zone]));
     let mut clients: Vec<Client> = opened.into_iter().collect::<io::Result<_>>()?;
     let mut all = [(); 4].map(|()| Vec::new());
     for _ in 0..bench.rounds {
@@ -241,7 +241,7 @@ fn audits(bench: &Bench) -> io::Result<()> {
 }
 
 fn set_and_select(arranged: &Arranged, sets: &mut Vec<f64>, selects: &mut Vec<f64>) -> io::Result<()> {
-    let mut client = Client::open(&target(arranged.pooler.addr.clone()))?;
+    let mut client = Client::open(&arranged.pooler.target)?;
     let [set, select] = ["SET work_mem = '8MB'", SELECT].map(|sql| Script::new(Mode::Simple, sql, 1));
     for _ in 0..PAUSED {
         sets.push(timed(&mut client, &set)?);
