@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::{consume_budget, poll_proceed};
 
@@ -103,8 +103,16 @@ impl Stream {
 
     pub(crate) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(s) => s.try_read(buf),
-            Self::Unix(s) => s.try_read(buf),
+            Self::Tcp(s) => {
+                let n = s.try_read(buf)?;
+                is_drained(n, buf.len()).then(|| s.try_io(Interest::READABLE, nothing_left));
+                Ok(n)
+            }
+            Self::Unix(s) => {
+                let n = s.try_read(buf)?;
+                is_drained(n, buf.len()).then(|| s.try_io(Interest::READABLE, nothing_left));
+                Ok(n)
+            }
             Self::Tls(s) => s.try_read(buf),
         }
     }
@@ -114,14 +122,6 @@ impl Stream {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
             Self::Tls(s) => s.try_write(&[IoSlice::new(bytes)]),
-        }
-    }
-
-    pub(crate) fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(s) => s.try_write_vectored(bufs),
-            Self::Unix(s) => s.try_write_vectored(bufs),
-            Self::Tls(s) => s.try_write(bufs),
         }
     }
 
@@ -235,6 +235,17 @@ impl Stream {
             }
         }
     }
+}
+
+/// Has a read that brought `n` bytes of `wanted` emptied the socket? Then the next one need not go to the kernel to learn of it,
+/// until there is news. The thread that reads is the one that hears them, and does not in between.
+fn is_drained(n: usize, wanted: usize) -> bool {
+    0 < n && n < wanted
+}
+
+/// Told to tokio, it takes the socket for not ready.
+fn nothing_left() -> io::Result<()> {
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 impl Parcel {

@@ -130,7 +130,11 @@ fn for_clients(settings: &Settings, asks: Asks, provider: &Arc<CryptoProvider>) 
     config.alpn_protocols = vec![ALPN.to_vec()];
     // A client that comes again need not show its certificate again, nor have us sign.
     match ring::Ticketer::new() {
-        Ok(ticketer) => config.ticketer = ticketer,
+        Ok(ticketer) => {
+            config.ticketer = ticketer;
+            // A client needs one for the next time; it gets another then.
+            config.send_tls13_tickets = 1;
+        }
         Err(error) => warn!(%error, "TLS sessions cannot be resumed"),
     }
     Ok(ForClients { config: Arc::new(config), end_point })
