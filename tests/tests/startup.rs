@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use pgsluice_tests::wire::message as m;
-use pgsluice_tests::{APP, Pooler, Postgres, Raw, Version};
+use pgsluice_tests::{APP, Login, Pooler, Postgres, Raw, Version};
 
 fn pooler() -> (Pooler, String) {
     let postgres = Postgres::shared();
@@ -43,6 +43,34 @@ fn a_startup_message_may_come_byte_by_byte() {
     }
     raw.authenticate(APP.user, APP.password).unwrap();
     assert_eq!(raw.value("SELECT 1"), "1");
+}
+
+/// PostgreSQL cuts names; what is configured or forbidden for one has to hold however it is spelled.
+#[test]
+fn names_are_cut_as_postgresql_cuts_them() {
+    let postgres = Postgres::start(&[]);
+    let long: &'static str = "n".repeat(70).leak();
+    let mut admin = postgres.admin("postgres");
+    admin.run(&format!("CREATE ROLE {long} LOGIN PASSWORD 'long'"));
+    admin.run(&format!("CREATE DATABASE {long}"));
+    let login = Login { user: long, password: "long" };
+    let text = format!(
+        "listen_port = {{port}}\nadmin_users = [\"boss\"]\n[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}\n\
+         [users.{short}]\npassword = \"long\"\n[users.boss]\npassword = \"boss\"\n",
+        postgres.port(),
+        short = &long[..63],
+    );
+    let pooler = Pooler::file("pgsluice.toml", &text, Login { user: "boss", password: "boss" });
+    let asked = "SELECT current_user || ' ' || current_database()";
+    let direct = postgres.connect(login, long).value(asked);
+    for name in [long, &long[..63]] {
+        assert_eq!(pooler.connect(Login { user: name, ..login }, name).value(asked), direct);
+    }
+    pooler.console().run(&format!("DISABLE {}", &long[..63]));
+    for name in [long, &long[..63]] {
+        let refused = pooler.try_connect(login, name).err().map(|error| format!("{error:?}"));
+        assert!(refused.as_ref().is_some_and(|text| text.contains("disabled")), "{refused:?}");
+    }
 }
 
 #[test]

@@ -27,6 +27,9 @@ const AT_START_ONLY: [&str; 13] = [
     "transaction_read_only",
 ];
 
+/// Bytes of a name, as PostgreSQL keeps it (`NAMEDATALEN` in `src/include/pg_config_manual.h`, less the zero at its end).
+const NAME_MAX: usize = 63;
+
 /// Does the client want to talk to a WAL sender?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Replication {
@@ -42,9 +45,9 @@ pub enum Replication {
 /// Who the client says it is, and what it asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// User name.
+    /// User name, of at most 63 bytes, as PostgreSQL cuts it.
     pub user: String,
-    /// Database name; the user's if it named none.
+    /// Database name; the user's if it named none. Cut like that.
     pub database: String,
     /// The protocol version spoken with it: the one it asked for, or the newest that we speak.
     pub version: u32,
@@ -90,6 +93,9 @@ impl Identity {
         if identity.database.is_empty() {
             identity.database.clone_from(&identity.user);
         }
+        // Or what is configured for a name would not be so for all spellings of it.
+        cut(&mut identity.user);
+        cut(&mut identity.database);
         if identity.replication == Replication::No {
             identity.verbatim.clear();
             identity.set(&options, named);
@@ -164,6 +170,12 @@ fn replication(value: &str) -> Result<Replication, StartupFault> {
     }
 }
 
+/// The part of a name that PostgreSQL looks at. It cuts bytes; at the end of a character, that is what `CREATE` has made of the name.
+fn cut(name: &mut String) {
+    let end = (0..=NAME_MAX).rev().find(|&at| name.is_char_boundary(at));
+    name.truncate(end.unwrap_or(0));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +198,19 @@ mod tests {
         let settings: Vec<_> = identity.settings.iter().collect();
         assert_eq!(settings, [("datestyle", "German"), ("timezone", "UTC"), ("work_mem", "64")]);
         assert_eq!(read(&[("database", "x")]), Err(Refusal::NoUser));
+    }
+
+    #[test]
+    fn names_are_cut_where_postgresql_cuts_them() {
+        let of = |user: &str, database: &str| {
+            let identity = read(&[("user", user), ("database", database)]).unwrap();
+            (identity.user, identity.database)
+        };
+        let (whole, long) = ("u".repeat(63), "u".repeat(70));
+        assert_eq!(of(&whole, &long), (whole.clone(), whole.clone()));
+        assert_eq!(of(&long, ""), (whole.clone(), whole), "the user's, too");
+        let accented = "é".repeat(40);
+        assert_eq!(of("bob", &accented), ("bob".into(), "é".repeat(31)), "in front of the character that is cut");
     }
 
     #[test]
