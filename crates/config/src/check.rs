@@ -267,10 +267,22 @@ impl Check<'_> {
                 self.warn(key, WarningKind::UnknownConsoleUser(name.clone()));
             }
         }
+        self.auth_places();
         if settings.auth_type == AuthType::ScramSha256 {
             for (name, _) in users.iter().filter(|(_, u)| u.password.as_ref().is_some_and(|p| p.is_md5())) {
                 self.warn(&(entry_path("users", name) + ".password"), WarningKind::Md5SecretForScram);
             }
+        }
+    }
+
+    /// Who owns a database can make the query return there what they like.
+    fn auth_places(&mut self) {
+        let config = self.config;
+        let names = config.databases.keys().filter(|name| *name != FALLBACK);
+        let asked = names.filter(|name| config.auth_user(name).is_some() && config.auth_query(name).1.is_none());
+        match asked.count() {
+            0 | 1 => {}
+            count => self.warn("auth_dbname", WarningKind::AskedInEach(count)),
         }
     }
 }

@@ -259,6 +259,8 @@ pub enum WarningKind {
     UnknownMap(String),
     /// auth_type cert, and no TCP address to listen on.
     CertWithoutTcp,
+    /// So many databases are asked about their users themselves.
+    AskedInEach(usize),
     /// This file holds a password, and everybody can read it.
     ExposedSecret(PathBuf),
     /// The environment variable is no password.
@@ -510,6 +512,11 @@ impl fmt::Display for WarningKind {
             Self::CertWithoutTcp => {
                 f.write_str("cert needs TLS, which Unix sockets have not: nobody can log in; set listen_addr")
             }
+            Self::AskedInEach(count) => write!(
+                f,
+                "auth_query is asked in {count} databases, and who owns one of them decides which users that are not listed get in \
+                 there; set auth_dbname to a database that nobody else owns"
+            ),
             Self::NoUsers => f.write_str("no user is known: nobody can log in; set auth_file or add users"),
             Self::ExposedSecret(path) => write!(
                 f,

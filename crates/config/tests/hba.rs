@@ -397,6 +397,19 @@ fn a_certificate_instead_of_a_password() {
 }
 
 #[test]
+fn who_asks_databases_of_several_owners_is_told() {
+    let with = |settings: &str, entry: &str| {
+        let text = format!("auth_user = \"asker\"\n{settings}[databases.a]\n[databases.b]\n{entry}[databases.\"*\"]\n");
+        warnings(parse(Dialect::Toml, &text, Path::new("p.toml"), &BTreeMap::new()))
+    };
+    let expected = "p.toml: auth_dbname: auth_query is asked in 2 databases, and who owns one of them decides which users that are \
+                    not listed get in there; set auth_dbname to a database that nobody else owns";
+    assert_eq!(with("", ""), [expected]);
+    assert!(with("auth_dbname = \"a\"\n", "").is_empty());
+    assert!(with("", "auth_dbname = \"a\"\n").is_empty(), "its own is the only one that is asked");
+}
+
+#[test]
 fn a_reload_sees_new_rules() {
     fn shared<T: Clone + Send + Sync>(value: &T) -> T {
         value.clone()
