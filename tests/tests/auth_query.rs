@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use pgsluice_tests::wire::{LoginError, Raw};
+use pgsluice_tests::wire::{LoginError, Raw, message as m};
 use pgsluice_tests::{APP, APP_MD5, APP_PLAIN, Login, Pooler, Postgres, SUPERUSER, Version, eventually};
 
 const SOON: Duration = Duration::from_secs(10);
 
 /// A cluster whose role `asker` may look secrets up, and asks for passwords by SCRAM.
 fn cluster(version: Version) -> (Postgres, String) {
-    let postgres = Postgres::start_version(version, &[]);
+    let postgres = Postgres::start_version(version, &[("track_functions", "all")]);
     let database = postgres.database();
     postgres.admin(&database).run(
         "CREATE ROLE asker LOGIN PASSWORD 'asks'; \
@@ -207,6 +207,30 @@ fn wrong_passwords_are_answered_late_and_guessing_at_one_user_harms_nobody_else(
         assert_eq!((late, refused), (32, 32));
     });
     assert_eq!(pooler.connect(APP, &database).value("SELECT current_user"), "app");
+}
+
+/// Each startup message with another name makes us ask PostgreSQL: who does so all the time is not listened to after a while.
+#[test]
+fn strangers_cannot_make_us_ask_without_end() {
+    let (postgres, database) = cluster(Version::Installed);
+    let pooler = pooler(&postgres, &database, "");
+    let mut console = pooler.console();
+    console.run("SET auth_failure_delay = 60");
+    let first = |user: &str| {
+        let mut raw = Raw::open(pooler.addr()).expect("a port");
+        raw.send(&m::startup(&[("user", user), ("database", &database)])).expect("it reads");
+        raw.recv().expect("an answer")
+    };
+    let answers: Vec<_> = (0..300).map(|number| first(&format!("stranger_{number}"))).collect();
+    let (asked, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.tag == b'R');
+    assert_eq!((asked.len(), refused.len()), (256, 44));
+    assert!(refused.iter().all(|answer| answer.sqlstate() == "28000"), "{:?}", refused[0]);
+    let mut admin = postgres.admin(&database);
+    let mut questions = || admin.value("SELECT sum(calls) FROM pg_stat_user_functions WHERE funcname = 'secret_of'");
+    assert!(eventually(SOON, || questions() == "256"), "{}", questions());
+    // What is configured for a user is no reason for another answer, or it would tell who is.
+    assert_eq!(first("boss").sqlstate(), "28000");
+    console.run("SHOW POOLS");
 }
 
 /// The right password is not looked at either, while so many wrong ones wait.

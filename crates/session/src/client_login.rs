@@ -111,6 +111,11 @@ impl ClientLogin {
         !matches!(self.state, State::Startup | State::Method | State::Done)
     }
 
+    /// Would [`ClientLogin::handle`] hash a password with this, for as long as the secret wants that?
+    pub fn takes_long(&self, input: &[u8]) -> bool {
+        matches!(self.state, State::Plain(Some(Secret::Scram(_)))) && matches!(password_message(input), Ok(Some(_)))
+    }
+
     /// Who it is; meaningful from [`LoginWant::Method`] on.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -398,6 +403,23 @@ mod tests {
             } else {
                 assert_eq!(result, Err(Refusal::BadPassword("bob".into())));
             }
+        }
+    }
+
+    #[test]
+    fn only_a_whole_password_against_a_scram_secret_takes_long() {
+        let stored = Secret::Scram(Secret::parse("sesame").to_scram(b"salt", 1).unwrap());
+        for (secret, long) in [(Some(stored), true), (Some(Secret::parse("sesame")), false), (None, false)] {
+            let mut login = ClientLogin::default();
+            let mut out = Vec::new();
+            let startup = startup(&[("user", "bob")]);
+            assert!(!login.takes_long(&startup));
+            login.handle(&startup, &mut out).unwrap();
+            login.authenticate(AuthMethod::Plain(secret.clone()), &mut out);
+            let mut m = Vec::new();
+            FrontendWriter(&mut m).password(b"sesame");
+            assert_eq!(login.takes_long(&m), long, "{secret:?}");
+            assert!(!login.takes_long(&m[..m.len() - 1]) && !login.takes_long(b"Q\0\0\0\x05\0"));
         }
     }
 

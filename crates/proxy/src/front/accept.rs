@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::caller::Caller;
+use super::failures::place_of;
 use super::listen::Listener;
 use super::{Count, Front, random};
 use crate::message::{NewClient, ToWorker};
@@ -75,7 +76,7 @@ impl Front {
             Err(None) => {}
             Err(Some(refusal)) => {
                 if let Refusal::BadPassword(user) = &refusal {
-                    self.hold_back(&stream.ends().peer.0, user).await;
+                    self.hold_back(&place_of(&stream.ends().peer.0), user).await;
                 }
                 self.turn_away(&stream, &refusal, Vec::new());
             }
@@ -91,9 +92,12 @@ impl Front {
         loop {
             let stream = place.as_ref().ok_or(None)?;
             if login.is_proving() {
-                self.check_failures(&stream.ends().peer.0, &login.identity().user)?;
+                self.check_failures(&place_of(&stream.ends().peer.0), &login.identity().user)?;
             }
-            let step = login.handle(&inbox, &mut out);
+            let step = match login.takes_long(&inbox) {
+                true => self.hash(&mut login, &mut inbox, &mut out).await,
+                false => login.handle(&inbox, &mut out),
+            };
             if let Err(Refusal::BadPassword(user)) = &step {
                 self.forget_secret(&login.identity().database, user);
             }
@@ -144,6 +148,33 @@ impl Front {
                 }
             }
         }
+    }
+
+    /// As [`ClientLogin::handle`], on another thread: everybody logs in on this one.
+    async fn hash(
+        &self,
+        login: &mut ClientLogin,
+        inbox: &mut Zeroizing<Vec<u8>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(usize, LoginWant), Refusal> {
+        let mut parts = (std::mem::take(login), std::mem::take(inbox), std::mem::take(out));
+        let hashing = self.aside(move || {
+            let step = parts.0.handle(&parts.1, &mut parts.2);
+            (parts, step)
+        });
+        let (parts, step) = hashing.await?;
+        (*login, *inbox, *out) = parts;
+        step
+    }
+
+    /// Does what takes long on another thread; one at a time, so that the others go on having theirs.
+    pub(super) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let _permit = self.hashing.acquire().await;
+        // It ends without a result only with the whole runtime.
+        tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::ShuttingDown)
     }
 
     /// TLS from now on. `early`: the client began without asking, and this was read of it. `None`: there is nobody to tell, but by

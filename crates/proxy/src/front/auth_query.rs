@@ -104,12 +104,26 @@ impl Front {
         })
     }
 
-    /// What PostgreSQL holds of a user that is not in the configuration.
+    /// What PostgreSQL holds of a user that is not in the configuration. `place`: where somebody says to be that user.
     ///
     /// # Errors
-    /// It could not be asked, or gave an answer that is none; the log says why.
-    pub(super) async fn ask_for_secret(self: &Rc<Self>, database: &str, user: &str) -> Result<Answer, Refusal> {
+    /// It could not be asked, or gave an answer that is none; the log says why. Or there were too many strangers at that place.
+    pub(super) async fn ask_for_secret(
+        self: &Rc<Self>,
+        database: &str,
+        user: &str,
+        place: &str,
+    ) -> Result<Answer, Refusal> {
         let Some(question) = self.question(database, user) else { return Ok(None) };
+        self.check_failures(place, user)?;
+        let answer = self.answer_to(question).await?;
+        if answer.is_none() {
+            self.note_stranger(place, user);
+        }
+        Ok(answer)
+    }
+
+    async fn answer_to(self: &Rc<Self>, question: Question) -> Result<Answer, Refusal> {
         let life = self.config().settings.auth_query_cache;
         let recent = || self.answers.borrow().recent(&question, life);
         if let Some(answer) = recent() {
@@ -129,7 +143,7 @@ impl Front {
             }
             Err(why) => {
                 warn!(database = %question.database, auth_user = %question.asker, "auth_query failed: {why}");
-                Err(Refusal::CannotAuthenticate(user.into()))
+                Err(Refusal::CannotAuthenticate(question.user.into()))
             }
         }
     }

@@ -7,6 +7,7 @@ use pgsluice_config::Channel;
 use rustls::pki_types::CertificateDer;
 
 use super::certificates::common_name;
+use super::failures::place_of;
 use crate::net::Stream;
 
 /// What a client's connection tells of it.
@@ -15,6 +16,8 @@ pub(super) struct Caller {
     pub(super) channel: Channel,
     /// None over a Unix socket.
     pub(super) address: Option<IpAddr>,
+    /// Where its failures are counted.
+    pub(super) place: String,
     /// The certificate that it showed. An authority of ours vouches for it.
     certificate: Option<CertificateDer<'static>>,
     /// Who it is for the system, over a Unix socket.
@@ -31,7 +34,8 @@ impl Caller {
             Stream::Unix(socket) => (Channel::Local, None, socket.peer_cred().ok().map(|cred| cred.uid())),
         };
         let end_point = end_point.filter(|_| channel == Channel::Tls);
-        Self { channel, address: stream.ends().peer.0.parse().ok(), certificate, uid, end_point }
+        let peer = stream.ends().peer.0;
+        Self { channel, address: peer.parse().ok(), place: place_of(&peer), certificate, uid, end_point }
     }
 
     pub(super) fn has_certificate(&self) -> bool {

@@ -1,7 +1,10 @@
 //! Wrong passwords are answered late, and only so many at once of one place are taken: who guesses is slowed down, however many
-//! connections it opens, and whether or not it waits for the answers.
+//! connections it opens, and whether or not it waits for the answers. Names that PostgreSQL had to be asked for and that nobody has
+//! count the same.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
 
 use pgsluice_session::Refusal;
 
@@ -58,6 +61,12 @@ impl Front {
         }
     }
 
+    /// PostgreSQL was asked for a user that there is not. Who asks like that again and again is at some point not listened to.
+    pub(super) fn note_stranger(self: &Rc<Self>, place: &str, user: &str) {
+        let (front, place, user) = (self.clone(), place.to_owned(), user.to_owned());
+        tokio::task::spawn_local(async move { front.hold_back(&place, &user).await });
+    }
+
     /// A password was wrong. Returns when that may be said.
     pub(super) async fn hold_back(&self, place: &str, user: &str) {
         let delay = self.config().settings.auth_failure_delay;
@@ -69,9 +78,30 @@ impl Front {
     }
 }
 
+/// Where somebody comes from, as far as it can be counted on: of an IPv6 address the network, as all of that is mostly one's own.
+pub(super) fn place_of(peer: &str) -> String {
+    let Ok(address) = peer.parse::<IpAddr>() else { return peer.to_owned() };
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            format!("{}/64", Ipv6Addr::from(network))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ipv6_network_is_one_place() {
+        assert_eq!(place_of("192.0.2.7"), "192.0.2.7");
+        assert_eq!(place_of("::ffff:192.0.2.7"), "192.0.2.7", "the same machine");
+        assert_eq!(place_of("2001:db8:1:2:3:4:5:6"), place_of("2001:db8:1:2::99"));
+        assert_ne!(place_of("2001:db8:1:2::99"), place_of("2001:db8:1:3::99"));
+        assert_eq!(place_of("unix"), "unix");
+    }
 
     #[test]
     fn a_place_and_a_user_of_it_are_full_for_themselves() {

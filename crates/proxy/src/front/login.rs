@@ -65,7 +65,11 @@ impl Front {
                 return Err(Refusal::NotAdmitted(format!("Peer authentication failed for user \"{user}\"").into()));
             }
         }
-        let known = self.known(&identity.database, user).await?;
+        if matches!(demand.method, Method::Password | Method::Md5 | Method::Scram) {
+            // Those that are listed, too, or the difference would tell who is.
+            self.check_failures(&caller.place, user)?;
+        }
+        let known = self.known(&identity.database, user, &caller.place).await?;
         let secret = known.text.as_ref().map(|s| Secret::parse(s.expose()));
         let found = secret.clone().filter(|_| known.is_asked).map(|secret| ServerCredential::Secret(secret, None));
         let method = match demand.method {
@@ -74,45 +78,69 @@ impl Front {
             Method::Password => AuthMethod::Plain(secret),
             Method::Md5 if !matches!(secret, Some(Secret::Scram(_))) => AuthMethod::Md5(secret, random()),
             Method::Md5 | Method::Scram => {
-                AuthMethod::Scram(Box::new(self.scram(user, known.text, secret).with_end_point(caller.end_point)))
+                let server = self.scram(user, known.text, secret).await?;
+                AuthMethod::Scram(Box::new(server.with_end_point(caller.end_point)))
             }
         };
         Ok(Gate { method, found: found.filter(ServerCredential::is_password) })
     }
 
-    async fn known(self: &Rc<Self>, database: &str, user: &str) -> Result<Known, Refusal> {
+    async fn known(self: &Rc<Self>, database: &str, user: &str, place: &str) -> Result<Known, Refusal> {
         let listed = self.config().users.get(user).map(|listed| listed.password.clone());
         let (answer, is_asked) = match listed {
             Some(text) => (Some(text), false),
-            None => (self.ask_for_secret(database, user).await?, true),
+            None => (self.ask_for_secret(database, user, place).await?, true),
         };
         Ok(Known { exists: answer.is_some(), text: answer.flatten(), is_asked })
     }
 
-    fn scram(&self, user: &str, text: Option<pgsluice_config::Secret>, secret: Option<Secret>) -> ScramServer {
+    async fn scram(
+        &self,
+        user: &str,
+        text: Option<pgsluice_config::Secret>,
+        secret: Option<Secret>,
+    ) -> Result<ScramServer, Refusal> {
+        let verifier = match text.zip(secret) {
+            Some((text, secret)) => self.verifier(user, text, secret).await?,
+            None => None,
+        };
         let nonce = Nonce::from_entropy(random());
-        match text.zip(secret).and_then(|(text, secret)| self.verifier(user, text, &secret)) {
+        Ok(match verifier {
             Some(verifier) => ScramServer::new(verifier, nonce),
             None => {
                 let iterations = self.config().settings.scram_iterations;
                 ScramServer::mock(&self.mock_key, user.as_bytes(), iterations, nonce)
             }
-        }
+        })
     }
 
     /// The SCRAM secret of a user; derived from a plain password once.
-    fn verifier(&self, user: &str, text: pgsluice_config::Secret, secret: &Secret) -> Option<ScramSecret> {
-        if let Secret::Scram(stored) = secret {
-            return Some(stored.clone());
+    async fn verifier(
+        &self,
+        user: &str,
+        text: pgsluice_config::Secret,
+        secret: Secret,
+    ) -> Result<Option<ScramSecret>, Refusal> {
+        if let Secret::Scram(stored) = &secret {
+            return Ok(Some(stored.clone()));
         }
-        let mut state = self.cell.borrow_mut();
-        if let Some((_, verifier)) = state.verifiers.get(user).filter(|(of, _)| *of == text) {
-            return Some(verifier.clone());
+        let recent = || {
+            let state = self.cell.borrow();
+            let (_, verifier) = state.verifiers.get(user).filter(|(of, _)| *of == text)?;
+            Some(verifier.clone())
+        };
+        if let Some(verifier) = recent() {
+            return Ok(Some(verifier));
         }
         let iterations = self.config().settings.scram_iterations;
-        let verifier = secret.to_scram(&random::<16>(), iterations)?;
-        state.verifiers.insert(user.into(), (text, verifier.clone()));
-        Some(verifier)
+        let salt = random::<16>();
+        let Some(verifier) = self.aside(move || secret.to_scram(&salt, iterations)).await? else { return Ok(None) };
+        // Several may have come at once: one salt for all from now on, as PostgreSQL has.
+        if let Some(verifier) = recent() {
+            return Ok(Some(verifier));
+        }
+        self.cell.borrow_mut().verifiers.insert(user.into(), (text.clone(), verifier.clone()));
+        Ok(Some(verifier))
     }
 }
 

@@ -161,6 +161,8 @@ struct Front {
     cell: RefCell<State>,
     /// Salts of users that do not exist.
     mock_key: [u8; 32],
+    /// Room for hashing passwords, on another thread.
+    hashing: tokio::sync::Semaphore,
     answers: RefCell<auth_query::Answers>,
     failures: RefCell<failures::Failures>,
     cancels: Semaphore,
@@ -271,6 +273,7 @@ impl Front {
             workers,
             cell: RefCell::new(state),
             mock_key: random(),
+            hashing: tokio::sync::Semaphore::new(1),
             answers: RefCell::default(),
             failures: RefCell::default(),
             cancels: Semaphore::new(CANCELS_MAX),
