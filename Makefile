@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help demo test differential regress regress-audit lint bench
+.PHONY: help demo test differential regress regress-audit lint instructions bench
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -30,6 +30,9 @@ lint: ## formatting, clippy and documentation, all without a warning
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+
+instructions: ## instructions per message, beside those recorded; more than 5 % above is a failure; see docs/performance.md
+	@scripts/instructions.sh
 
 bench: ## CPU and memory side by side with PgBouncer (BENCH_ARGS=--quick for a short run); see docs/performance.md
 	@. scripts/packages.sh; command -v pgbouncer >/dev/null || [ -n "$$PGBOUNCER_BIN" ] || install_packages pgbouncer; \
