@@ -115,6 +115,22 @@ fn send(pooler: &Pooler, bytes: &[u8], asks: bool) {
     assert!(!answer.windows(9).any(|part| part == b"R\0\0\0\x08\0\0\0\0"), "let in: {answer:02x?}");
 }
 
+/// An alert of this pooler's TLS in answer to this, and no panic.
+fn is_alerted(pooler: &Pooler, bytes: &[u8]) {
+    let mut socket = TcpStream::connect(pooler.addr()).expect("it listens");
+    socket.set_read_timeout(Some(SOON)).expect("a socket");
+    socket.write_all(&m::ssl_request()).expect("it reads");
+    socket.read_exact(&mut [0]).expect("an answer");
+    socket.write_all(bytes).expect("it reads");
+    let mut answer = Vec::new();
+    // What was not read may make it a reset.
+    let _ = socket.read_to_end(&mut answer);
+    let log = pooler.log();
+    assert!(!log.contains("panicked"), "{log}");
+    let alert = record(0x15, 0x0303, 2, &[2]);
+    assert_eq!(answer.get(..alert.len()), Some(&alert[..]), "{log}");
+}
+
 fn start(database: &str, authority: &Authority) -> Pooler {
     let own = authority.sign("own", "pooler", &["localhost"]);
     // A place that is not given back is missed soon: logins under way are a hundred more at most.
@@ -167,6 +183,24 @@ fn what_is_not_quite_tls_ends_and_leaves_nothing() {
     is_well(&pooler, &database, &ca);
     let left = pooler.resident().saturating_sub(before);
     assert!(left < LEFT, "{left} KiB more than {before}");
+}
+
+/// Messages behind a hello in its own record, whole and not: they are not looked for when the hello was refused.
+#[test]
+fn what_follows_a_hello_in_its_record_is_refused_and_harms_nobody() {
+    let authority = Authority::new();
+    let ca = authority.certificate().display().to_string();
+    let database = Postgres::shared().database();
+    let pooler = start(&database, &authority);
+    let good = hello();
+    let whole = [0x14, 0, 0, 4, 7, 7, 7, 7];
+    for behind in [&whole[..], &whole[..6], &whole[..1], &whole.repeat(3)] {
+        let body = [&good[5..], behind].concat();
+        is_alerted(&pooler, &record(0x16, 0x0301, body.len(), &body));
+        let old = [&old_hello(3, 1)[5..], behind].concat();
+        is_alerted(&pooler, &record(0x16, 0x0301, old.len(), &old));
+    }
+    is_well(&pooler, &database, &ca);
 }
 
 #[test]

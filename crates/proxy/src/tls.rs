@@ -59,6 +59,8 @@ pub(crate) struct State {
     accepted: usize,
     /// The other side says no more.
     is_closed: bool,
+    /// It broke the protocol: what rustls still knows of it lies in bytes that are gone, so it is not to be asked any more.
+    is_broken: bool,
 }
 
 enum Session {
@@ -106,31 +108,52 @@ struct Sink<'a> {
 impl State {
     fn new(session: Session) -> Self {
         let [incoming, plain, outgoing] = <[Buffer; 3]>::default();
-        Self { session, incoming, plain, outgoing, accepted: 0, is_closed: false }
+        Self { session, incoming, plain, outgoing, accepted: 0, is_closed: false, is_broken: false }
     }
 
     /// Does the job and whatever there is to do about the bytes in `wire`. Returns how many of them are done with.
     fn digest(&mut self, wire: &mut [u8], sink: &mut Sink<'_>, job: Job<'_>) -> Result<usize, Error> {
         let mut taken = 0;
         loop {
-            let Self { session, plain, outgoing, is_closed, .. } = self;
-            let mut hands = Hands { plain, outgoing, is_closed, sink };
-            let rest = &mut wire[taken..];
-            let (discard, next) = match session {
-                Session::Client(connection) => hands.take(connection.process_tls_records(rest), job),
-                Session::Server(connection) => hands.take(connection.process_tls_records(rest), job),
-            };
+            let (discard, next) = self.step(&mut wire[taken..], sink, job);
             taken += discard;
             match next {
                 Ok(Next::Again) => {}
                 Ok(Next::Enough) => return Ok(taken),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.break_off();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, rest: &mut [u8], sink: &mut Sink<'_>, job: Job<'_>) -> (usize, Result<Next, Error>) {
+        let Self { session, plain, outgoing, is_closed, .. } = self;
+        let mut hands = Hands { plain, outgoing, is_closed, sink };
+        match session {
+            Session::Client(connection) => hands.take(connection.process_tls_records(rest), job),
+            Session::Server(connection) => hands.take(connection.process_tls_records(rest), job),
+        }
+    }
+
+    /// Nothing more is read, nor written but what rustls has to say already: an alert. While there is that, it does not look for
+    /// the input that it may count on, such as a message behind the one that was wrong.
+    fn break_off(&mut self) {
+        (self.is_closed, self.is_broken) = (true, true);
+        while self.session.common().wants_write() {
+            let (_, next) = self.step(&mut [], &mut Sink { out: &mut [], filled: 0 }, Job::Nothing);
+            if next.is_err() {
+                return;
             }
         }
     }
 
     /// The same, with nothing new to be read.
     fn do_job(&mut self, job: Job<'_>) -> Result<(), Error> {
+        if self.is_broken {
+            return Err(Error::General("the other side broke the protocol".into()));
+        }
         let mut begun = self.incoming.take().as_slice().to_vec();
         let taken = self.digest(&mut begun, &mut Sink { out: &mut [], filled: 0 }, job)?;
         self.incoming.push(&begun[taken..]);
@@ -166,7 +189,6 @@ impl State {
             Ok(_) => Ok(sink.filled),
             Err(error) => {
                 // An alert. Whether it is heard does not matter.
-                let _ = self.digest(&mut [], &mut Sink { out: &mut [], filled: 0 }, Job::Nothing);
                 let _ = self.flush(socket);
                 Err(io::Error::new(io::ErrorKind::InvalidData, error))
             }
