@@ -93,3 +93,51 @@ fn a_resumed_session_has_its_certificate_and_none_outlives_a_change_of_authoriti
         assert!(kind != Some(HandshakeKind::Resumed) && !said.contains("app!"), "{kind:?} {said}");
     }
 }
+
+/// Some clients say that nothing more will come as soon as they have said what they want, and all of it may be read at once with the
+/// end of the handshake.
+#[test]
+fn a_request_to_cancel_with_the_clients_goodbye_behind_it_is_heard() {
+    let authority = Authority::new();
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let own = authority.sign("own", "pooler", &["localhost"]);
+    let text = format!(
+        "listen_port = {{port}}\nclient_tls_sslmode = \"prefer\"\nclient_tls_cert_file = \"{}\"\nclient_tls_key_file = \"{}\"\n\
+         [databases.{database}]\nhost = \"127.0.0.1\"\nport = {}\n[users.app]\npassword = \"{}\"\n",
+        own.cert.display(),
+        own.key.display(),
+        postgres.port(),
+        APP.password
+    );
+    let pooler = Pooler::file("pgsluice.toml", &text, APP);
+    let config = client(&authority.certificate(), &authority.sign("theirs", "app", &[]), &rustls::version::TLS13);
+    let mut asleep = pooler.connect(APP, &database);
+    asleep.send(&m::query("SELECT pg_sleep(5)")).expect("it reads");
+    std::thread::sleep(Duration::from_millis(500));
+    let mut socket = TcpStream::connect(pooler.addr()).expect("it listens");
+    socket.set_read_timeout(Some(SOON)).expect("a socket");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut tls = ClientConnection::new(config, name).expect("a client");
+    while tls.is_handshaking() {
+        while tls.wants_write() {
+            tls.write_tls(&mut socket).expect("it reads");
+        }
+        tls.read_tls(&mut socket).expect("it answers");
+        tls.process_new_packets().expect("a handshake");
+    }
+    tls.writer().write_all(&m::cancel(asleep.pid, &asleep.secret)).expect("room");
+    tls.send_close_notify();
+    let mut all = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut all).expect("a vector takes all");
+    }
+    socket.write_all(&all).expect("it reads");
+    let _ = socket.read_to_end(&mut Vec::new());
+    let replies = asleep.until_ready();
+    assert!(
+        replies.iter().any(|reply| reply.tag == b'E' && reply.sqlstate() == "57014"),
+        "{replies:?} {}",
+        pooler.log()
+    );
+}

@@ -341,7 +341,10 @@ impl TlsStream {
                 return Ok(Self { socket, state: RefCell::new(state) });
             }
             match state.fill(&socket, &mut []) {
-                Ok(_) if state.is_closed => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // Behind the end of the handshake it is a good-bye, and there may be words before it.
+                Ok(_) if state.is_closed && state.session.common().is_handshaking() => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => socket.readable().await?,
                 Err(e) => return Err(e),
