@@ -209,6 +209,28 @@ fn wrong_passwords_are_answered_late_and_guessing_at_one_user_harms_nobody_else(
     assert_eq!(pooler.connect(APP, &database).value("SELECT current_user"), "app");
 }
 
+/// A password that has to be hashed waits for its turn: by then it may be one too many.
+#[test]
+fn guesses_that_wait_to_be_hashed_are_no_more_than_others() {
+    let (postgres, database) = cluster(Version::Installed);
+    let pooler = pooler(&postgres, &database, "auth_type = \"plain\"\nmax_client_conn = 1000");
+    pooler.console().run("SET auth_failure_delay = 10");
+    let mut guesses: Vec<_> = (0..200)
+        .map(|_| {
+            let mut raw = Raw::open(pooler.addr()).expect("a port");
+            raw.send(&m::startup(&[("user", APP.user), ("database", &database)])).expect("it reads");
+            assert_eq!(raw.recv().expect("a request for the password").tag, b'R');
+            raw
+        })
+        .collect();
+    for guess in &mut guesses {
+        guess.send(&m::password(b"guess")).expect("it reads");
+    }
+    let codes: Vec<_> = guesses.iter_mut().map(|guess| guess.recv().expect("an answer").sqlstate()).collect();
+    let of = |code: &str| codes.iter().filter(|other| *other == code).count();
+    assert_eq!((of("28P01"), of("28000")), (32, 168));
+}
+
 /// Each startup message with another name makes us ask PostgreSQL: who does so all the time is not listened to after a while.
 #[test]
 fn strangers_cannot_make_us_ask_without_end() {

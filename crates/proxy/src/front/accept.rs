@@ -95,7 +95,7 @@ impl Front {
                 self.check_failures(&place_of(&stream.ends().peer.0), &login.identity().user)?;
             }
             let step = match login.takes_long(&inbox) {
-                true => self.hash(&mut login, &mut inbox, &mut out).await,
+                true => self.hash(&place_of(&stream.ends().peer.0), &mut login, &mut inbox, &mut out).await,
                 false => login.handle(&inbox, &mut out),
             };
             if let Err(Refusal::BadPassword(user)) = &step {
@@ -153,12 +153,16 @@ impl Front {
     /// As [`ClientLogin::handle`], on another thread: everybody logs in on this one.
     async fn hash(
         &self,
+        place: &str,
         login: &mut ClientLogin,
         inbox: &mut Zeroizing<Vec<u8>>,
         out: &mut Vec<u8>,
     ) -> Result<(usize, LoginWant), Refusal> {
+        let _permit = self.hashing.acquire().await;
+        // Those in front may have been wrong.
+        self.check_failures(place, &login.identity().user)?;
         let mut parts = (std::mem::take(login), std::mem::take(inbox), std::mem::take(out));
-        let hashing = self.aside(move || {
+        let hashing = elsewhere(move || {
             let step = parts.0.handle(&parts.1, &mut parts.2);
             (parts, step)
         });
@@ -173,8 +177,7 @@ impl Front {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let _permit = self.hashing.acquire().await;
-        // It ends without a result only with the whole runtime.
-        tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::ShuttingDown)
+        elsewhere(work).await
     }
 
     /// TLS from now on. `early`: the client began without asking, and this was read of it. `None`: there is nobody to tell, but by
@@ -319,6 +322,11 @@ impl Front {
         stream.write_now(&unsent);
         stream.say_goodbye();
     }
+}
+
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    // It ends without a result only with the whole runtime.
+    tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::ShuttingDown)
 }
 
 /// Takes what was read off the front. It may be a password, and so nothing of it stays behind the end.
