@@ -231,6 +231,30 @@ fn guesses_that_wait_to_be_hashed_are_no_more_than_others() {
     assert_eq!((of("28P01"), of("28000")), (32, 168));
 }
 
+#[test]
+fn strangers_who_come_all_at_once_are_no_more_than_others() {
+    let (postgres, database) = cluster(Version::Installed);
+    let slow = "SELECT secret_of.* FROM pg_sleep(0.02), public.secret_of($1)";
+    let pooler = asking(slow, &postgres, &database, "max_client_conn = 2000");
+    pooler.console().run("SET auth_failure_delay = 60");
+    let mut strangers: Vec<_> = (0..600).map(|_| Raw::open(pooler.addr()).expect("a port")).collect();
+    for (number, stranger) in strangers.iter_mut().enumerate() {
+        stranger
+            .send(&m::startup(&[("user", &format!("stranger_{number}")), ("database", &database)]))
+            .expect("it reads");
+    }
+    for stranger in &mut strangers {
+        stranger.recv().expect("an answer");
+    }
+    let mut admin = postgres.admin(&database);
+    let mut asked =
+        || admin.value("SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions WHERE funcname = 'secret_of'");
+    assert!(eventually(SOON, || asked().parse::<u32>().expect("a number") >= 256), "{}", asked());
+    // What servers have counted is told a little later. Those that are under way at once are not known to be strangers yet.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(asked().parse::<u32>().expect("a number") < 256 + 16, "{}", asked());
+}
+
 /// Each startup message with another name makes us ask PostgreSQL: who does so all the time is not listened to after a while.
 #[test]
 fn strangers_cannot_make_us_ask_without_end() {

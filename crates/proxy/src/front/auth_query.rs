@@ -116,14 +116,14 @@ impl Front {
     ) -> Result<Answer, Refusal> {
         let Some(question) = self.question(database, user) else { return Ok(None) };
         self.check_failures(place, user)?;
-        let answer = self.answer_to(question).await?;
+        let answer = self.answer_to(question, place).await?;
         if answer.is_none() {
             self.note_stranger(place, user);
         }
         Ok(answer)
     }
 
-    async fn answer_to(self: &Rc<Self>, question: Question) -> Result<Answer, Refusal> {
+    async fn answer_to(self: &Rc<Self>, question: Question, place: &str) -> Result<Answer, Refusal> {
         let life = self.config().settings.auth_query_cache;
         let recent = || self.answers.borrow().recent(&question, life);
         if let Some(answer) = recent() {
@@ -135,6 +135,8 @@ impl Front {
         if let Some(answer) = recent() {
             return Ok(answer);
         }
+        // Or those in front were strangers.
+        self.check_failures(place, &question.user)?;
         let outcome = self.put(&question).await;
         match outcome {
             Ok(answer) => {
