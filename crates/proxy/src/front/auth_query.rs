@@ -115,7 +115,6 @@ impl Front {
         place: &str,
     ) -> Result<Answer, Refusal> {
         let Some(question) = self.question(database, user) else { return Ok(None) };
-        self.check_failures(place, user)?;
         let answer = self.answer_to(question, place).await?;
         if answer.is_none() {
             self.note_stranger(place, user);
@@ -135,7 +134,7 @@ impl Front {
         if let Some(answer) = recent() {
             return Ok(answer);
         }
-        // Or those in front were strangers.
+        // Of what is remembered anybody may have the answer; those in front may have been strangers, too.
         self.check_failures(place, &question.user)?;
         let outcome = self.put(&question).await;
         match outcome {
