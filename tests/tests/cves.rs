@@ -87,15 +87,16 @@ fn is_not_let_in(raw: &mut Raw, what: &str) {
 }
 
 /// PgBouncer 1.5.2 ended when a client asked for a database with a long name and `*` was configured.
-/// Here a name is a text of any length, within the 10,000 bytes of a startup message.
+/// Here a name is a text of any length, within the 10,000 bytes of a startup message, and cut at 63 bytes, as by PostgreSQL.
 #[test]
 fn cve_2012_4575_long_names_of_databases() {
     let database = postgres().database();
     let long = "n".repeat(5000);
     let entries = format!(
         "[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {0}\n\
-         [databases.{long}]\nhost = \"127.0.0.1\"\nport = {0}\ndbname = \"{database}\"\n",
-        postgres().port()
+         [databases.{1}]\nhost = \"127.0.0.1\"\nport = {0}\ndbname = \"{database}\"\n",
+        postgres().port(),
+        &long[..63]
     );
     let pooler = serving(&entries, "");
     for length in [63, 64, 127, 128, 255, 1000, 9000] {

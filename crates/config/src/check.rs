@@ -28,6 +28,9 @@ pub(crate) fn is_local(address: &str) -> bool {
     host == "localhost" || host.starts_with('/') || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Bytes of a name that PostgreSQL looks at (`NAMEDATALEN`, less the zero at its end).
+const NAME_LEN: usize = 63;
+
 /// Runs every check.
 pub(crate) fn run(config: &Config, places: &Places, report: &mut Report) {
     let mut check = Check { config, places, report };
@@ -40,6 +43,7 @@ pub(crate) fn run(config: &Config, places: &Places, report: &mut Report) {
     check.authentication();
     check.rules();
     check.users();
+    check.names();
 }
 
 struct Check<'a> {
@@ -272,6 +276,16 @@ impl Check<'_> {
             for (name, _) in users.iter().filter(|(_, u)| u.password.as_ref().is_some_and(|p| p.is_md5())) {
                 self.warn(&(entry_path("users", name) + ".password"), WarningKind::Md5SecretForScram);
             }
+        }
+    }
+
+    /// What clients ask for is cut, as PostgreSQL cuts it.
+    fn names(&mut self) {
+        let config = self.config;
+        let databases = config.databases.keys().map(|name| ("databases", name));
+        let users = config.users.keys().map(|name| ("users", name));
+        for (parent, name) in databases.chain(users).filter(|(_, name)| name.len() > NAME_LEN) {
+            self.warn(&entry_path(parent, name), WarningKind::LongName);
         }
     }
 

@@ -261,6 +261,8 @@ pub enum WarningKind {
     CertWithoutTcp,
     /// So many databases are asked about their users themselves.
     AskedInEach(usize),
+    /// A name that no client can ask for.
+    LongName,
     /// This file holds a password, and everybody can read it.
     ExposedSecret(PathBuf),
     /// The environment variable is no password.
@@ -512,6 +514,9 @@ impl fmt::Display for WarningKind {
             Self::CertWithoutTcp => {
                 f.write_str("cert needs TLS, which Unix sockets have not: nobody can log in; set listen_addr")
             }
+            Self::LongName => f.write_str(
+                "names are cut at 63 bytes, as PostgreSQL does, so nobody can ask for this one; write the part that is left of it",
+            ),
             Self::AskedInEach(count) => write!(
                 f,
                 "auth_query is asked in {count} databases, and who owns one of them decides which users that are not listed get in \

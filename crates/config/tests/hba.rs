@@ -410,6 +410,19 @@ fn who_asks_databases_of_several_owners_is_told() {
 }
 
 #[test]
+fn names_that_nobody_can_ask_for_are_told() {
+    let with = |len: usize| {
+        let name = "n".repeat(len);
+        let text = format!("[databases.{name}]\n[users.{name}]\n");
+        warnings(parse(Dialect::Toml, &text, Path::new("p.toml"), &BTreeMap::new()))
+    };
+    assert!(with(63).is_empty());
+    let long = with(64);
+    assert_eq!(long.len(), 2, "{long:?}");
+    assert!(long.iter().all(|warning| warning.contains("names are cut at 63 bytes")), "{long:?}");
+}
+
+#[test]
 fn a_reload_sees_new_rules() {
     fn shared<T: Clone + Send + Sync>(value: &T) -> T {
         value.clone()
