@@ -43,8 +43,8 @@ fn log_in(pooler: &Pooler, config: &Arc<ClientConfig>, user: &str, database: &st
     let words = [m::startup(&[("user", user), ("database", database)]), m::query("SELECT current_user || '!'")];
     let _ = stream.write_all(&words.concat());
     let (mut answer, mut part) = (String::new(), [0; 4096]);
-    // To the answer, or to an end before it.
-    while !answer.contains('!') {
+    // To the answer, or to an end before it. One byte would not do for a mark: the key to cancel with has all bytes.
+    while !answer.contains(&format!("{user}!")) {
         match stream.read(&mut part) {
             Ok(0) | Err(_) => break,
             Ok(n) => answer.push_str(&String::from_utf8_lossy(&part[..n])),
