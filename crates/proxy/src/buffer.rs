@@ -1,7 +1,6 @@
 //! What a socket would not take yet, or what came in part only. Empty buffers hold no memory.
 
 use std::io::{self, IoSlice};
-use std::task::{Context, Poll};
 
 use crate::net::Stream;
 
@@ -57,64 +56,90 @@ impl Buffer {
         std::mem::take(self)
     }
 
-    /// Writes until empty.
-    pub(crate) fn poll_flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes as much as is taken. Is it empty now?
+    ///
+    /// # Errors
+    /// The connection's.
+    #[inline]
+    pub(crate) fn flush(&mut self, stream: &Stream) -> io::Result<bool> {
+        if self.is_empty() { Ok(true) } else { self.flush_some(stream) }
+    }
+
+    fn flush_some(&mut self, stream: &Stream) -> io::Result<bool> {
         while !self.is_empty() {
-            match stream.poll_write_vectored(cx, &[IoSlice::new(self.as_slice())]) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(n)) => self.consume(n),
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                Poll::Pending => return Poll::Pending,
+            match stream.try_write(self.as_slice()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.consume(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
             }
         }
-        Poll::Ready(Ok(()))
+        Ok(true)
     }
 
     /// Sends `slices` behind what waits already: at once as far as the socket takes it, the rest is kept.
-    pub(crate) fn send<'a>(
-        &mut self,
-        slices: impl Iterator<Item = &'a [u8]>,
-        stream: &mut Stream,
-        cx: &mut Context<'_>,
-    ) -> io::Result<()> {
-        let mut slices = slices.peekable();
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(crate) fn send<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>, stream: &Stream) -> io::Result<()> {
+        let mut slices = slices;
         if !self.is_empty() {
             slices.for_each(|s| self.push(s));
             return Ok(());
         }
-        while slices.peek().is_some() {
-            let mut batch: [&[u8]; SLICES_MAX] = [&[]; SLICES_MAX];
-            let mut count = 0;
-            for (place, slice) in batch.iter_mut().zip(slices.by_ref()) {
-                *place = slice;
-                count += 1;
+        let Some(first) = slices.next() else { return Ok(()) };
+        let Some(second) = slices.next() else {
+            let batch = [IoSlice::new(first)];
+            let written = written(stream.try_write_vectored(&batch))?;
+            if written < first.len() {
+                self.keep(&batch, written);
             }
-            if !self.send_batch(&mut batch[..count], stream, cx)? {
+            return Ok(());
+        };
+        self.send_many([first, second].into_iter().chain(slices), stream)
+    }
+
+    fn send_many<'a>(&mut self, mut slices: impl Iterator<Item = &'a [u8]>, stream: &Stream) -> io::Result<()> {
+        loop {
+            let mut batch = [IoSlice::new(&[]); SLICES_MAX];
+            let (mut count, mut total) = (0, 0);
+            for (place, slice) in batch.iter_mut().zip(slices.by_ref()) {
+                *place = IoSlice::new(slice);
+                count += 1;
+                total += slice.len();
+            }
+            let batch = &batch[..count];
+            if count == 0 {
+                return Ok(());
+            }
+            let written = written(stream.try_write_vectored(batch))?;
+            if written < total {
+                self.keep(batch, written);
                 slices.for_each(|s| self.push(s));
                 return Ok(());
             }
+            if count < SLICES_MAX {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
-    /// Writes a batch; what is left of it is kept. Did all of it go out?
-    fn send_batch(&mut self, batch: &mut [&[u8]], stream: &mut Stream, cx: &mut Context<'_>) -> io::Result<bool> {
-        let mut vectors = [IoSlice::new(&[]); SLICES_MAX];
-        for (vector, slice) in vectors.iter_mut().zip(batch.iter()) {
-            *vector = IoSlice::new(slice);
-        }
-        let total: usize = batch.iter().map(|s| s.len()).sum();
-        let written = match stream.poll_write_vectored(cx, &vectors[..batch.len()]) {
-            Poll::Ready(Ok(n)) => n,
-            Poll::Ready(Err(e)) => return Err(e),
-            Poll::Pending => 0,
-        };
+    /// Keeps what is left of a batch of which `written` bytes went out.
+    #[cold]
+    fn keep(&mut self, batch: &[IoSlice<'_>], written: usize) {
         let mut skip = written;
-        for slice in batch.iter() {
+        for slice in batch {
             let part = skip.min(slice.len());
             self.push(&slice[part..]);
             skip -= part;
         }
-        Ok(written == total)
+    }
+}
+
+/// How much of it, if the socket takes nothing now: none.
+fn written(result: io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        other => other,
     }
 }

@@ -8,6 +8,7 @@ mod buffer;
 mod front;
 mod message;
 mod net;
+mod reactor;
 mod spec;
 mod tls;
 mod worker;

@@ -1,108 +1,115 @@
-//! Byte streams over TCP and Unix sockets, and how they travel between the threads' runtimes.
+//! Byte streams over TCP and Unix sockets, and how they travel between threads.
+//!
+//! On the front's thread its runtime tells what is ready, on a worker's the loop of its own ([`crate::reactor`]).
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use socket2::{SockAddr, SockRef, TcpKeepalive};
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::coop::{consume_budget, poll_proceed};
+use tokio::task::coop::consume_budget;
 
+use crate::reactor::{self, Place, TaskId};
 use crate::tls::{self, TlsStream};
 
 /// Idle time before TCP keepalive probes begin.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 
-/// A connection, registered with the runtime of the thread that holds it.
+/// A connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
+    Plain(Socket),
+    Tls(Box<TlsStream>),
+}
+
+/// A socket, registered with what its thread waits by.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    /// With the front's runtime.
     Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(Box<TlsStream>),
+    /// With a worker's loop.
+    Worker(Registered),
+}
+
+/// A socket of a worker's.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    place: Place,
+    fd: OwnedFd,
+    kind: Kind,
+}
+
+/// Over what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tcp,
+    Unix,
 }
 
 /// A connection on its way from one thread to another.
 #[derive(Debug)]
-pub(crate) enum Parcel {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-    Tls(Box<(Parcel, tls::State)>),
+pub(crate) struct Parcel {
+    fd: OwnedFd,
+    kind: Kind,
+    tls: Option<Box<tls::State>>,
 }
 
-/// Where a connection comes from or goes to, for people.
+/// Where a connection comes from and goes to.
 #[derive(Clone, Debug)]
 pub(crate) struct Ends {
-    pub(crate) peer: (String, u16),
-    pub(crate) local: (String, u16),
+    pub(crate) peer: End,
+    pub(crate) local: End,
     /// Version and cipher of TLS; empty without.
-    pub(crate) tls: String,
+    pub(crate) tls: Box<str>,
 }
 
-impl Stream {
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    /// None over a Unix socket.
+    pub(crate) address: Option<IpAddr>,
+    port: u16,
+}
+
+impl End {
+    /// For people: address and port.
+    pub(crate) fn describe(self) -> (String, u16) {
+        (self.address.map_or("unix".into(), |a| a.to_string()), self.port)
+    }
+}
+
+impl From<io::Result<SockAddr>> for End {
+    fn from(address: io::Result<SockAddr>) -> Self {
+        let address = address.ok().and_then(|a| a.as_socket());
+        Self { address: address.map(|a| a.ip()), port: address.map_or(0, |a| a.port()) }
+    }
+}
+
+impl Socket {
+    pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Tls(s) => {
-                // The socket counts only what has to wait for it: a peer that never lets us wait is not to keep this thread.
-                ready!(poll_proceed(cx)).made_progress();
-                loop {
-                    match s.try_read(buf.initialize_unfilled()) {
-                        Ok(n) => {
-                            buf.advance(n);
-                            return Poll::Ready(Ok(()));
-                        }
-                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(s.socket().poll_read_ready(cx))?,
-                        Err(e) => return Poll::Ready(Err(e)),
-                    }
-                }
-            }
+            Self::Tcp(_) => Kind::Tcp,
+            Self::Unix(_) => Kind::Unix,
+            Self::Worker(s) => s.kind,
         }
     }
 
-    pub(crate) fn poll_write_vectored(
-        &mut self,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        // A plain write costs the kernel less than a vector of one.
-        match (self, bufs) {
-            (Self::Tcp(s), [one]) => Pin::new(s).poll_write(cx, one),
-            (Self::Tcp(s), many) => Pin::new(s).poll_write_vectored(cx, many),
-            (Self::Unix(s), [one]) => Pin::new(s).poll_write(cx, one),
-            (Self::Unix(s), many) => Pin::new(s).poll_write_vectored(cx, many),
-            (Self::Tls(s), many) => loop {
-                match s.try_write(many) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(s.socket().poll_write_ready(cx))?,
-                    result => return Poll::Ready(result),
-                }
-            },
-        }
-    }
-
-    /// Has anything arrived, or the peer hung up? Costs no system call.
-    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(s) => s.poll_read_ready(cx),
-            Self::Unix(s) => s.poll_read_ready(cx),
-            Self::Tls(s) if s.has_plaintext() => Poll::Ready(Ok(())),
-            Self::Tls(s) => s.socket().poll_read_ready(cx),
-        }
-    }
-
-    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(s) => s.poll_write_ready(cx),
-            Self::Unix(s) => s.poll_write_ready(cx),
-            Self::Tls(s) => s.socket().poll_write_ready(cx),
-        }
+    /// Has anything arrived, or the peer hung up? Costs no system call. On the front's thread that is not known.
+    pub(crate) fn is_readable(&self) -> bool {
+        if let Self::Worker(s) = self { s.place.is_readable() } else { true }
     }
 
     pub(crate) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        // A read that did not fill its buffer has emptied the socket: the next one need not go to the kernel to learn of it.
+        let is_drained = |n: usize, wanted: usize| 0 < n && n < wanted;
         match self {
+            Self::Worker(s) => s.try_read(buf),
             Self::Tcp(s) => {
                 let n = s.try_read(buf)?;
                 is_drained(n, buf.len()).then(|| s.try_io(Interest::READABLE, nothing_left));
@@ -113,32 +120,162 @@ impl Stream {
                 is_drained(n, buf.len()).then(|| s.try_io(Interest::READABLE, nothing_left));
                 Ok(n)
             }
-            Self::Tls(s) => s.try_read(buf),
         }
     }
 
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Tcp(s) => s.try_write(bytes),
-            Self::Unix(s) => s.try_write(bytes),
-            Self::Tls(s) => s.try_write(&[IoSlice::new(bytes)]),
+            Self::Worker(s) => s.try_write(bufs),
+            Self::Tcp(s) => s.try_write_vectored(bufs),
+            Self::Unix(s) => s.try_write_vectored(bufs),
         }
     }
 
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
+            Self::Worker(s) => {
+                s.place.readable().await;
+                Ok(())
+            }
             Self::Tcp(s) => s.readable().await,
             Self::Unix(s) => s.readable().await,
-            // Nobody waits for it before a read has come to its end.
-            Self::Tls(s) => Box::pin(s.socket().readable()).await,
         }
     }
 
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match self {
+            Self::Worker(s) => {
+                s.place.writable().await;
+                Ok(())
+            }
             Self::Tcp(s) => s.writable().await,
             Self::Unix(s) => s.writable().await,
-            Self::Tls(s) => Box::pin(s.socket().writable()).await,
+        }
+    }
+
+    /// Leaves what told of its readiness.
+    fn unregister(self) -> io::Result<(OwnedFd, Kind)> {
+        Ok(match self {
+            Self::Tcp(s) => (s.into_std()?.into(), Kind::Tcp),
+            Self::Unix(s) => (s.into_std()?.into(), Kind::Unix),
+            Self::Worker(Registered { place, fd, kind }) => {
+                place.leave(&fd);
+                (fd, kind)
+            }
+        })
+    }
+}
+
+impl Registered {
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if !self.place.is_readable() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let wanted = buf.len();
+        match rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut *buf, RecvFlags::empty())) {
+            Ok((n, _)) => {
+                self.place.note_read(n, wanted);
+                Ok(n)
+            }
+            Err(error) => {
+                if error == Errno::AGAIN {
+                    self.place.note_empty();
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        if !self.place.is_writable() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        // A plain write costs the kernel less than a vector of one.
+        let n = match bufs {
+            [one] => rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL)),
+            many => rustix::io::retry_on_intr(|| rustix::io::writev(&self.fd, many)),
+        };
+        if n == Err(Errno::AGAIN) {
+            self.place.note_full(&self.fd);
+        }
+        Ok(n?)
+    }
+}
+
+/// Told to tokio, it takes the socket for not ready.
+fn nothing_left() -> io::Result<()> {
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(s) => s.as_fd(),
+            Self::Unix(s) => s.as_fd(),
+            Self::Worker(s) => s.fd.as_fd(),
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Plain(Socket::Tcp(stream))
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self::Plain(Socket::Unix(stream))
+    }
+}
+
+impl Stream {
+    /// The socket under it.
+    pub(crate) fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(s) => s,
+            Self::Tls(s) => s.socket(),
+        }
+    }
+
+    /// Has anything arrived, or the peer hung up? Costs no system call.
+    pub(crate) fn is_readable(&self) -> bool {
+        match self {
+            Self::Plain(s) => s.is_readable(),
+            Self::Tls(s) => s.has_plaintext() || s.socket().is_readable(),
+        }
+    }
+
+    pub(crate) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(s) => s.try_read(buf),
+            Self::Tls(s) => s.try_read(buf),
+        }
+    }
+
+    pub(crate) fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(s) => s.try_write(bufs),
+            Self::Tls(s) => s.try_write(bufs),
+        }
+    }
+
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.socket().readable().await
+    }
+
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.socket().writable().await
+    }
+
+    /// From now on this task of the worker's is woken for it, or nobody.
+    pub(crate) fn hand_to(&self, task: TaskId) {
+        if let Socket::Worker(s) = self.socket() {
+            s.place.hand_to(task);
         }
     }
 
@@ -158,7 +295,11 @@ impl Stream {
     pub(crate) async fn read_some(&self, into: &mut Vec<u8>, max: usize) -> io::Result<usize> {
         loop {
             // A peer that sends without end is not to keep this thread from everybody else, nor from the time.
-            consume_budget().await;
+            if reactor::is_here() {
+                reactor::yield_now().await;
+            } else {
+                consume_budget().await;
+            }
             let at = into.len();
             into.resize(at + max, 0);
             let result = self.try_read(&mut into[at..]);
@@ -172,32 +313,32 @@ impl Stream {
 
     pub(crate) async fn connect(host: &str, port: u16) -> io::Result<Self> {
         if host.starts_with('/') {
-            return UnixStream::connect(format!("{host}/.s.PGSQL.{port}")).await.map(Self::Unix);
+            return UnixStream::connect(format!("{host}/.s.PGSQL.{port}")).await.map(Self::from);
         }
-        TcpStream::connect((host, port)).await.map(Self::Tcp)
+        TcpStream::connect((host, port)).await.map(Self::from)
     }
 
     /// No delay for small messages, and probes for peers that vanished without a word.
     pub(crate) fn tune(&self, keepalive: bool) {
-        if let Self::Tls(s) = self {
-            return s.socket().tune(keepalive);
-        }
-        if let Self::Tcp(s) = self {
+        let socket = self.socket();
+        if socket.kind() == Kind::Tcp {
             // A socket that takes no option still works: nothing to do about it.
-            let _ = s.set_nodelay(true);
+            let _ = rustix::net::sockopt::set_tcp_nodelay(socket, true);
             if keepalive {
-                let _ = SockRef::from(s).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE));
+                let _ = SockRef::from(socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE));
             }
         }
     }
 
+    /// Where it comes from.
+    pub(crate) fn peer(&self) -> End {
+        SockRef::from(self.socket()).peer_addr().into()
+    }
+
     pub(crate) fn ends(&self) -> Ends {
-        let text = |a: io::Result<SocketAddr>| a.map_or(("?".into(), 0), |a| (a.ip().to_string(), a.port()));
-        match self {
-            Self::Tcp(s) => Ends { peer: text(s.peer_addr()), local: text(s.local_addr()), tls: String::new() },
-            Self::Tls(s) => Ends { tls: s.describe(), ..s.socket().ends() },
-            Self::Unix(_) => Ends { peer: ("unix".into(), 0), local: ("unix".into(), 0), tls: String::new() },
-        }
+        let socket = SockRef::from(self.socket());
+        let tls = if let Self::Tls(s) = self { s.describe().into() } else { Box::default() };
+        Ends { peer: self.peer(), local: socket.local_addr().into(), tls }
     }
 
     /// What the channel to a server can be bound by, if it is encrypted; see [`pgsluice_auth::end_point`].
@@ -224,40 +365,45 @@ impl Stream {
         }
     }
 
-    /// Deregisters it, to be sent to another thread.
+    /// Takes it off this thread, to be sent to another one.
+    ///
+    /// # Errors
+    /// It cannot be taken off.
     pub(crate) fn pack(self) -> io::Result<Parcel> {
-        match self {
-            Self::Tcp(s) => s.into_std().map(Parcel::Tcp),
-            Self::Unix(s) => s.into_std().map(Parcel::Unix),
-            Self::Tls(s) => {
-                let (socket, state) = s.into_parts();
-                Ok(Parcel::Tls(Box::new((socket.pack()?, state))))
+        let (socket, tls) = match self {
+            Self::Plain(socket) => (socket, None),
+            Self::Tls(stream) => {
+                let (socket, state) = stream.into_parts();
+                (socket, Some(Box::new(state)))
             }
-        }
+        };
+        let (fd, kind) = socket.unregister()?;
+        Ok(Parcel { fd, kind, tls })
     }
-}
-
-/// Has a read that brought `n` bytes of `wanted` emptied the socket? Then the next one need not go to the kernel to learn of it,
-/// until there is news. The thread that reads is the one that hears them, and does not in between.
-fn is_drained(n: usize, wanted: usize) -> bool {
-    0 < n && n < wanted
-}
-
-/// Told to tokio, it takes the socket for not ready.
-fn nothing_left() -> io::Result<()> {
-    Err(io::ErrorKind::WouldBlock.into())
 }
 
 impl Parcel {
-    /// Registers it with the runtime of this thread.
+    /// On the worker's thread, which waits for it from now on, for nobody yet.
+    ///
+    /// # Errors
+    /// It cannot be registered.
     pub(crate) fn unpack(self) -> io::Result<Stream> {
-        match self {
-            Self::Tcp(s) => TcpStream::from_std(s).map(Stream::Tcp),
-            Self::Unix(s) => UnixStream::from_std(s).map(Stream::Unix),
-            Self::Tls(parts) => {
-                let (socket, state) = *parts;
-                Ok(Stream::Tls(Box::new(TlsStream::new(socket.unpack()?, state))))
-            }
-        }
+        let Self { fd, kind, tls } = self;
+        let socket = Socket::Worker(Registered { place: Place::here(&fd)?, fd, kind });
+        Ok(match tls {
+            None => Stream::Plain(socket),
+            Some(state) => Stream::Tls(Box::new(TlsStream::new(socket, *state))),
+        })
     }
+}
+
+/// Two ends of a connection, both of this thread's loop.
+#[cfg(test)]
+pub(crate) fn pair() -> (Stream, Stream) {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    let [ours, theirs] = [ours, theirs].map(|s| {
+        s.set_nonblocking(true).expect("a socket");
+        Parcel { fd: s.into(), kind: Kind::Unix, tls: None }.unpack().expect("a place")
+    });
+    (ours, theirs)
 }

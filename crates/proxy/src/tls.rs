@@ -1,4 +1,4 @@
-//! TLS over a socket, with the same interface as the socket has: [`crate::net::Stream`] passes its calls on.
+//! TLS over a socket, with the same interface as the socket has: [`crate::net::Stream`] is one or the other.
 //!
 //! rustls is used without buffers of its own, which would be 4 KB for every connection, waiting or not, and as little at a time. What
 //! is read goes to a buffer that all connections of a thread share, and only what is no whole record yet, or more than the caller
@@ -19,7 +19,7 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 
 use crate::buffer::Buffer;
-use crate::net::Stream;
+use crate::net::Socket;
 
 /// The name of PostgreSQL's protocol in ALPN (`src/include/libpq/pqcomm.h`, `PG_ALPN_PROTOCOL`).
 pub(crate) const ALPN: &[u8] = b"postgresql";
@@ -41,7 +41,7 @@ thread_local! {
 /// A socket whose bytes are encrypted.
 #[derive(Debug)]
 pub(crate) struct TlsStream {
-    socket: Stream,
+    socket: Socket,
     state: RefCell<State>,
 }
 
@@ -162,7 +162,7 @@ impl State {
 
     /// Reads from the socket once, and what that brings for the caller goes to `out`. 0 bytes may also be records that hold
     /// none.
-    fn fill(&mut self, socket: &Stream, out: &mut [u8]) -> io::Result<usize> {
+    fn fill(&mut self, socket: &Socket, out: &mut [u8]) -> io::Result<usize> {
         WIRE.with_borrow_mut(|wire| {
             let begun = self.incoming.len();
             let room = out.len().max(READ_MIN).min(wire.len().saturating_sub(begun));
@@ -176,7 +176,7 @@ impl State {
     }
 
     /// Takes bytes in; there is room in front of them for the `begun` ones that wait.
-    fn take_in(&mut self, socket: &Stream, wire: &mut [u8], begun: usize, out: &mut [u8]) -> io::Result<usize> {
+    fn take_in(&mut self, socket: &Socket, wire: &mut [u8], begun: usize, out: &mut [u8]) -> io::Result<usize> {
         wire[..begun].copy_from_slice(self.incoming.take().as_slice());
         let mut sink = Sink { out, filled: 0 };
         let taken = self.digest(wire, &mut sink, Job::Nothing);
@@ -195,9 +195,9 @@ impl State {
         }
     }
 
-    fn flush(&mut self, socket: &Stream) -> io::Result<()> {
+    fn flush(&mut self, socket: &Socket) -> io::Result<()> {
         while !self.outgoing.is_empty() {
-            let n = socket.try_write(self.outgoing.as_slice())?;
+            let n = socket.try_write(&[IoSlice::new(self.outgoing.as_slice())])?;
             self.outgoing.consume(n);
         }
         Ok(())
@@ -308,7 +308,7 @@ impl TlsStream {
     ///
     /// # Errors
     /// What is wrong with the client's TLS, of which it was told; or the connection is gone.
-    pub(crate) async fn accept(socket: Stream, config: Arc<ServerConfig>, early: &[u8]) -> io::Result<Self> {
+    pub(crate) async fn accept(socket: Socket, config: Arc<ServerConfig>, early: &[u8]) -> io::Result<Self> {
         let connection = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
         Self::shake_hands(socket, Session::Server(connection), early).await
     }
@@ -318,7 +318,7 @@ impl TlsStream {
     /// # Errors
     /// What is wrong with the server's TLS or certificate; or the connection is gone.
     pub(crate) async fn connect(
-        socket: Stream,
+        socket: Socket,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> io::Result<Self> {
@@ -326,7 +326,7 @@ impl TlsStream {
         Self::shake_hands(socket, Session::Client(connection), &[]).await
     }
 
-    async fn shake_hands(socket: Stream, session: Session, early: &[u8]) -> io::Result<Self> {
+    async fn shake_hands(socket: Socket, session: Session, early: &[u8]) -> io::Result<Self> {
         let mut state = State::new(session);
         // A client speaks first, and has nothing to read yet.
         state.take_in(&socket, &mut early.to_vec(), 0, &mut [])?;
@@ -352,12 +352,12 @@ impl TlsStream {
         }
     }
 
-    pub(crate) fn new(socket: Stream, state: State) -> Self {
+    pub(crate) fn new(socket: Socket, state: State) -> Self {
         Self { socket, state: RefCell::new(state) }
     }
 
     /// The socket under it.
-    pub(crate) fn socket(&self) -> &Stream {
+    pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
 
@@ -367,7 +367,7 @@ impl TlsStream {
         !state.plain.is_empty() || state.is_closed
     }
 
-    pub(crate) fn into_parts(self) -> (Stream, State) {
+    pub(crate) fn into_parts(self) -> (Socket, State) {
         (self.socket, self.state.into_inner())
     }
 

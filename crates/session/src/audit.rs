@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use std::sync::Arc;
+
 use pgsluice_sql::Effects;
 use pgsluice_wire::{BackendWriter, DataRow, FrontendWriter, Severity, tag::frontend};
 
@@ -151,7 +153,7 @@ impl Session {
         let before = server.pins;
         let fails_next = std::mem::take(&mut server.fails_next);
         if pending.failed || !pending.answered {
-            self.counts.audit_failures += 1;
+            self.count().audit_failures += 1;
             server.has_audit = false;
             if fails_next {
                 // That was the one: it is asked again.
@@ -161,7 +163,7 @@ impl Session {
                 server.pins |= Effects::OPAQUE;
             }
         } else {
-            self.counts.audits += 1;
+            self.count().audits += 1;
             let scope = pending.scope();
             if is_opaque(pending.touched) {
                 server.prepared.retain(|statement| pending.statements.contains(statement.server_name()));
@@ -195,7 +197,7 @@ impl Session {
         for reason in PinReason::ALL.into_iter().filter(|reason| found.contains(reason.effect())) {
             if self.tracking.policy(reason) == PinPolicy::Ignore {
                 server.residue |= reason.effect();
-                self.counts.ignored += 1;
+                self.count().ignored += 1;
             } else {
                 kept |= reason.effect();
             }
@@ -205,14 +207,16 @@ impl Session {
 
     /// Counts what is new, and warns the client where it is to be.
     pub(crate) fn note_pins(&mut self, before: Effects, now: Effects, ctx: &mut Ctx<'_>) {
-        self.counts.unpins += u64::from(now.is_empty() && !before.is_empty());
-        self.counts.pinned += u64::from(before.is_empty() && !now.is_empty());
+        if now.is_empty() != before.is_empty() {
+            let counts = self.count();
+            *(if now.is_empty() { &mut counts.unpins } else { &mut counts.pinned }) += 1;
+        }
         let new = now.without(before);
         for reason in PinReason::ALL.into_iter().filter(|reason| new.contains(reason.effect())) {
-            self.counts.pins[reason as usize] += 1;
+            self.count().pins[reason as usize] += 1;
             if self.tracking.policy(reason) == PinPolicy::Warn && !self.warned.contains(reason.effect()) {
                 self.warned |= reason.effect();
-                self.counts.warned += 1;
+                self.count().warned += 1;
                 let text = format!(
                     "this session keeps its server connection for session state of the kind \"{}\"",
                     reason.name()
@@ -247,11 +251,11 @@ impl Session {
         if settings.bytes() > PARAMS_BYTES_MAX {
             return false;
         }
-        let on_server = registry.intern_settings(settings.clone());
+        let on_server = registry.intern_settings(&Arc::new(settings.clone()));
         let reset: Vec<_> = self.base.iter().filter(|(name, _)| settings.get(name).is_none()).collect();
         reset.into_iter().for_each(|(name, value)| settings.set(name, value));
         server.settings = on_server;
-        self.settings = registry.intern_settings(settings);
+        self.settings = registry.intern_settings(&Arc::new(settings));
         true
     }
 }

@@ -114,7 +114,7 @@ impl Session {
         let text = format!("EXECUTE \"{GUARD}{RESERVED_PREFIX}\"");
         ctx.plan.insert(|out| FrontendWriter(out).query(text.as_bytes()));
         server.owe(Owed::RefusedQuery(reason));
-        self.counts.refused += 1;
+        self.count().refused += 1;
         self.discard(message)
     }
 
@@ -129,7 +129,7 @@ impl Session {
         let name = format!("{GUARD}{RESERVED_PREFIX}");
         ctx.plan.insert(|out| FrontendWriter(out).describe_statement(name.as_bytes()));
         server.owe(Owed::RefusedParse(reason));
-        self.counts.refused += 1;
+        self.count().refused += 1;
         self.discard(message)
     }
 }

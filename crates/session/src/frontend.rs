@@ -104,7 +104,7 @@ pub struct Session {
     /// Reasons for a pin that its client has been warned of.
     pub(crate) warned: Effects,
     /// What happened since it was asked last.
-    pub(crate) counts: StateCounts,
+    pub(crate) counts: Option<Box<StateCounts>>,
     /// What it was told of parameters when it was let in, and by now; `None` if it was told nothing.
     pub(crate) told: Option<(Arc<Params>, Arc<Params>)>,
     /// Channels that it listens to.
@@ -145,7 +145,7 @@ impl Session {
             lease: 0,
             called_nextval: false,
             warned: Effects::default(),
-            counts: StateCounts::default(),
+            counts: None,
             base,
         }
     }
@@ -219,7 +219,7 @@ impl Session {
         FrontendWriter(out).query(replay::text(before, &self.settings).as_bytes());
         server.owe_hidden_cycle(Owed::HiddenQuery);
         server.guard = if hasty || self.is_careful { Guard::Shut } else { Guard::Open };
-        self.counts.replays += 1;
+        self.count().replays += 1;
         server.stain = None;
         server.unnamed = Some(NOBODYS);
         server.settings = self.settings.clone();
@@ -311,12 +311,17 @@ impl Session {
     /// A replay failed: the next ones are waited for.
     pub fn be_careful(&mut self) {
         self.is_careful = true;
-        self.counts.replay_failures += 1;
+        self.count().replay_failures += 1;
+    }
+
+    pub(crate) fn count(&mut self) -> &mut StateCounts {
+        self.counts.get_or_insert_default()
     }
 
     /// What happened since this was asked last; `None` if nothing did.
-    pub fn take_counts(&mut self) -> Option<StateCounts> {
-        (self.counts != StateCounts::default()).then(|| std::mem::take(&mut self.counts))
+    #[inline]
+    pub fn take_counts(&mut self) -> Option<Box<StateCounts>> {
+        self.counts.take()
     }
 
     /// Has the client to wait until it is known what DISCARD ALL or DEALLOCATE did?

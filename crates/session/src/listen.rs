@@ -177,7 +177,7 @@ impl Session {
     pub fn found(&mut self, marks_by: Arc<[u8]>) {
         if let Some(listening) = &mut self.listening {
             (listening.source, listening.marks_by) = (Source::Hub, Some(marks_by));
-            self.counts.unpins += 1;
+            self.count().unpins += 1;
         }
     }
 
@@ -189,6 +189,12 @@ impl Session {
     /// The mark that it has just sent, for the hub to look out for. Asked once.
     pub fn take_mark(&mut self) -> Option<u64> {
         std::mem::take(&mut self.mark_due).then_some(self.marks)
+    }
+
+    /// Has it anything to do with channels?
+    #[inline]
+    pub fn is_listening(&self) -> bool {
+        self.listening.is_some() || self.mark_due
     }
 
     /// The mark it sent last.
@@ -309,7 +315,7 @@ impl Session {
                 // What it listens to is removed before anybody else gets it.
                 server.pins = server.pins.without(Effects::LISTEN);
                 server.residue |= Effects::LISTEN;
-                self.counts.unpins += 1;
+                self.count().unpins += 1;
             }
             Source::Returning { server: true, hub: true } if !server.is_replaying() => {
                 let mut held = std::mem::take(&mut listening.held);

@@ -33,7 +33,9 @@ impl Plan {
         self.pieces.clear();
         for bytes in [&mut self.own, &mut self.reply] {
             bytes.clear();
-            bytes.shrink_to(KEEP_MAX);
+            if bytes.capacity() > KEEP_MAX {
+                bytes.shrink_to(KEEP_MAX);
+            }
         }
         self.flush_due = false;
     }

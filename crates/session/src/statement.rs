@@ -208,8 +208,8 @@ impl Registry {
     }
 
     /// The one copy of these settings.
-    pub fn intern_settings(&mut self, settings: Settings) -> Arc<Settings> {
-        self.settings.intern(&Arc::new(settings))
+    pub fn intern_settings(&mut self, settings: &Arc<Settings>) -> Arc<Settings> {
+        self.settings.intern(settings)
     }
 
     /// A client may have made a custom setting of this name.

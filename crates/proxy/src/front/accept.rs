@@ -18,7 +18,7 @@ use super::failures::place_of;
 use super::listen::Listener;
 use super::{Count, Front, random};
 use crate::message::{NewClient, ToWorker};
-use crate::net::Stream;
+use crate::net::{Kind, Stream};
 use crate::spec::PoolSpec;
 use crate::tls::TlsStream;
 
@@ -76,7 +76,7 @@ impl Front {
             Err(None) => {}
             Err(Some(refusal)) => {
                 if let Refusal::BadPassword(user) = &refusal {
-                    self.hold_back(&place_of(&stream.ends().peer.0), user).await;
+                    self.hold_back(&place_of(stream.peer().address), user).await;
                 }
                 self.turn_away(&stream, &refusal, Vec::new());
             }
@@ -86,16 +86,21 @@ impl Front {
     /// The exchange. `Err(None)`: there is nobody to tell. The connection may be another one after it, encrypted; while that is
     /// being agreed upon there is none.
     async fn log_in(self: &Rc<Self>, place: &mut Option<Stream>) -> Result<LoggedIn, Option<Refusal>> {
-        let offer = self.tls.borrow().clients.clone().filter(|_| !matches!(place, Some(Stream::Unix(_))));
+        let offer = self
+            .tls
+            .borrow()
+            .clients
+            .clone()
+            .filter(|_| !matches!(place, Some(stream) if stream.socket().kind() == Kind::Unix));
         let mut login = if offer.is_some() { ClientLogin::offering_tls() } else { ClientLogin::default() };
         let (mut inbox, mut out, mut found) = (Zeroizing::new(Vec::new()), Vec::new(), None);
         loop {
             let stream = place.as_ref().ok_or(None)?;
             if login.is_proving() {
-                self.check_failures(&place_of(&stream.ends().peer.0), &login.identity().user)?;
+                self.check_failures(&place_of(stream.peer().address), &login.identity().user)?;
             }
             let step = match login.takes_long(&inbox) {
-                true => self.hash(&place_of(&stream.ends().peer.0), &mut login, &mut inbox, &mut out).await,
+                true => self.hash(&place_of(stream.peer().address), &mut login, &mut inbox, &mut out).await,
                 false => login.handle(&inbox, &mut out),
             };
             if let Err(Refusal::BadPassword(user)) = &step {
@@ -121,7 +126,7 @@ impl Front {
                 }
                 LoginWant::Method => {
                     let must = self.config().settings.client_tls_sslmode.is_strict();
-                    if must && !login.is_encrypted() && !matches!(stream, Stream::Unix(_)) {
+                    if must && !login.is_encrypted() && stream.socket().kind() != Kind::Unix {
                         return Err(Refusal::TlsRequired.into());
                     }
                     let Identity { database, replication, .. } = login.identity();
@@ -183,13 +188,14 @@ impl Front {
     /// TLS from now on. `early`: the client began without asking, and this was read of it. `None`: there is nobody to tell, but by
     /// TLS itself.
     async fn encrypt(&self, plain: Stream, config: Arc<ServerConfig>, early: &[u8]) -> Option<Stream> {
-        let from = plain.ends().peer;
+        let from = plain.peer().describe();
         let refused = |why: &dyn std::fmt::Display| {
             if self.config().settings.log_pooler_errors {
                 info!(from = %format!("{}:{}", from.0, from.1), "client refused: TLS: {why}");
             }
         };
-        match TlsStream::accept(plain, config, early).await {
+        let Stream::Plain(socket) = plain else { return None };
+        match TlsStream::accept(socket, config, early).await {
             // Another protocol's client must not be made to talk to us (ALPACA).
             Ok(stream) if !early.is_empty() && !stream.has_alpn() => {
                 refused(&"direct TLS without ALPN");
@@ -245,7 +251,8 @@ impl Front {
         let worker = self.next_worker();
         self.cell.borrow_mut().clients.insert(pid, worker);
         if config.settings.log_connections {
-            info!(client = id, %user, %database, from = %format!("{}:{}", ends.peer.0, ends.peer.1), "client logged in");
+            let from = ends.peer.describe();
+            info!(client = id, %user, %database, from = %format!("{}:{}", from.0, from.1), "client logged in");
         }
         let secret = if version < PROTOCOL_3_2 { Box::from(random::<4>()) } else { Box::<[u8]>::from(random::<32>()) };
         let (query_wait, client_idle) =
@@ -315,8 +322,8 @@ impl Front {
     /// Says why, once, and closes. `unsent`: what the client should read before it.
     pub(super) fn turn_away(&self, stream: &Stream, refusal: &Refusal, mut unsent: Vec<u8>) {
         if self.config().settings.log_pooler_errors {
-            let ends = stream.ends();
-            info!(from = %format!("{}:{}", ends.peer.0, ends.peer.1), "client refused: {refusal}");
+            let from = stream.peer().describe();
+            info!(from = %format!("{}:{}", from.0, from.1), "client refused: {refusal}");
         }
         refusal.write(Severity::Fatal, &mut unsent);
         stream.write_now(&unsent);

@@ -160,7 +160,7 @@ impl Front {
         let pool = self.pool_as(&question.database, &question.asker, &Settings::default());
         let pool = pool.map_err(|refusal| refusal.to_string())?;
         let (ours, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
-        let (ours, theirs) = (Stream::Unix(ours), Stream::Unix(theirs));
+        let (ours, theirs) = (Stream::from(ours), Stream::from(theirs));
         let (ends, id, pid, worker) = (theirs.ends(), self.next_id(), self.next_pid(), self.next_worker());
         self.cell.borrow_mut().clients.insert(pid, worker);
         let config = self.config();

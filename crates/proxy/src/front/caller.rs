@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::certificates::common_name;
 use super::failures::place_of;
-use crate::net::Stream;
+use crate::net::{Kind, Stream};
 
 /// What a client's connection tells of it.
 #[derive(Debug)]
@@ -29,13 +29,16 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn of(stream: &Stream, end_point: Option<Vec<u8>>) -> Self {
         let (channel, certificate, uid) = match stream {
-            Stream::Tcp(_) => (Channel::Plain, None, None),
             Stream::Tls(tls) => (Channel::Tls, tls.peer_certificate(), None),
-            Stream::Unix(socket) => (Channel::Local, None, socket.peer_cred().ok().map(|cred| cred.uid())),
+            Stream::Plain(socket) if socket.kind() == Kind::Tcp => (Channel::Plain, None, None),
+            Stream::Plain(socket) => {
+                let peer = rustix::net::sockopt::socket_peercred(socket);
+                (Channel::Local, None, peer.ok().map(|cred| cred.uid.as_raw()))
+            }
         };
         let end_point = end_point.filter(|_| channel == Channel::Tls);
-        let peer = stream.ends().peer.0;
-        Self { channel, address: peer.parse().ok(), place: place_of(&peer), certificate, uid, end_point }
+        let address = stream.peer().address;
+        Self { channel, address, place: place_of(address), certificate, uid, end_point }
     }
 
     pub(super) fn has_certificate(&self) -> bool {

@@ -79,8 +79,9 @@ impl Front {
 }
 
 /// Where somebody comes from, as far as it can be counted on: of an IPv6 address the network, as all of that is mostly one's own.
-pub(super) fn place_of(peer: &str) -> String {
-    let Ok(address) = peer.parse::<IpAddr>() else { return peer.to_owned() };
+/// No address is this machine's.
+pub(super) fn place_of(address: Option<IpAddr>) -> String {
+    let Some(address) = address else { return "unix".into() };
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {
@@ -96,11 +97,12 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_is_one_place() {
+        let place_of = |address: &str| super::place_of(Some(address.parse().expect("an address")));
         assert_eq!(place_of("192.0.2.7"), "192.0.2.7");
         assert_eq!(place_of("::ffff:192.0.2.7"), "192.0.2.7", "the same machine");
         assert_eq!(place_of("2001:db8:1:2:3:4:5:6"), place_of("2001:db8:1:2::99"));
         assert_ne!(place_of("2001:db8:1:2::99"), place_of("2001:db8:1:3::99"));
-        assert_eq!(place_of("unix"), "unix");
+        assert_eq!(super::place_of(None), "unix");
     }
 
     #[test]

@@ -39,8 +39,8 @@ impl Listener {
 
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(l) => l.accept().await.map(|(s, _)| Stream::Tcp(s)),
-            Self::Unix(l, _) => l.accept().await.map(|(s, _)| Stream::Unix(s)),
+            Self::Tcp(l) => l.accept().await.map(|(s, _)| Stream::from(s)),
+            Self::Unix(l, _) => l.accept().await.map(|(s, _)| Stream::from(s)),
         }
     }
 }

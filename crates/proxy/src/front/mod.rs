@@ -44,6 +44,7 @@ use tracing::{debug, info, warn};
 pub use tls::check_tls;
 
 use crate::message::{ToFront, ToWorker};
+use crate::reactor::Reactor;
 use crate::spec::{Address, PoolSpec, Target};
 use crate::worker;
 
@@ -143,10 +144,18 @@ fn start_workers(
     for index in 0..count {
         let (to_worker, mailbox) = mpsc::unbounded_channel();
         let to_front = to_front.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (told, opened) = std::sync::mpsc::channel();
         std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            LocalSet::new().block_on(&runtime, worker::run(index, count, to_front, mailbox));
+            // The loop is its thread's. Whoever is told waits for it.
+            match Reactor::open() {
+                Ok(reactor) => {
+                    let _ = told.send(Ok(()));
+                    worker::run(&reactor, (index, count), to_front, mailbox);
+                }
+                Err(error) => drop(told.send(Err(error))),
+            }
         })?;
+        opened.recv().map_err(|_| std::io::Error::other("a worker ended before it began"))??;
         workers.push(to_worker);
     }
     Ok(workers)

@@ -326,7 +326,8 @@ impl Verifier {
 async fn encrypt(stream: Stream, config: Arc<ClientConfig>, address: &Address) -> io::Result<Stream> {
     let name = ServerName::try_from(address.host.clone())
         .map_err(|_| io::Error::other(format!("TLS needs a host name or address, not {}", address.host)))?;
-    let stream = TlsStream::connect(stream, config, name).await?;
+    let Stream::Plain(socket) = stream else { return Ok(stream) };
+    let stream = TlsStream::connect(socket, config, name).await?;
     Ok(Stream::Tls(Box::new(stream)))
 }
 

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use pgsluice_pool::PoolId;
 use pgsluice_session::{Audit, Catalog, CatalogRow, Plan, Suspects};
-use tokio::task::spawn_local;
 use tracing::{debug, warn};
 
 use super::conn::{Idle, Linked};
 use super::recover::{Left, Lost};
 use super::{State, Worker};
+use crate::reactor::timeout;
 
 /// How old the answer may become where PostgreSQL does not tell whether anything has changed since.
 const AGE_MAX: Duration = Duration::from_secs(60);
@@ -24,6 +24,8 @@ const AGE_MIN: Duration = Duration::from_secs(1);
 const COST_PARTS: u32 = 20;
 /// and this many where everything is audited until it is known.
 const OUTDATED_COST_PARTS: u32 = 4;
+/// How often it is looked at whether anything is to be asked.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long the answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -42,6 +44,8 @@ pub(super) struct Knowledge {
     written: Option<Box<[u8]>>,
     compared: Option<Instant>,
     asking: bool,
+    /// Whether anything is due is not looked at before.
+    look_at: Option<Instant>,
 }
 
 /// What is to be asked.
@@ -65,10 +69,20 @@ impl Knowledge {
     /// A command may have changed what there is.
     pub(super) fn set_outdated(&mut self) {
         (self.outdated, self.changed) = (true, true);
+        self.look_at = None;
     }
 
     pub(super) fn is_asking(&self) -> bool {
         self.asking
+    }
+
+    /// What is to be asked now, if it is time to think of that again?
+    fn look(&mut self, now: Instant, waited_for: bool) -> Option<Question> {
+        if self.look_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.look_at = Some(now + LOOK);
+        self.due(now, waited_for)
     }
 
     /// What is to be asked now? Where clients wait for servers it takes twice as long until anything is.
@@ -95,7 +109,7 @@ impl Worker {
     pub(super) fn give_back(self: &Rc<Self>, state: &mut State, pool: PoolId, idle: Idle, now: Instant) {
         let entry = state.pool(pool);
         let wanted = entry.spec.tracking.is_on() && entry.spec.tracking.audit == Audit::Suspects;
-        let due = if wanted { entry.knowledge.due(now, entry.pool.waiting() > 0) } else { None };
+        let due = if wanted { entry.knowledge.look(now, entry.pool.waiting() > 0) } else { None };
         let Some(question) = due else { return self.place(state, pool, idle, true, now) };
         entry.knowledge.asking = true;
         entry.cleaning += 1;
@@ -103,7 +117,7 @@ impl Worker {
         let live = linked.conn.live.clone();
         state.cleaning.insert(live.info.id, (pool, live));
         let worker = self.clone();
-        spawn_local(async move { worker.learn(pool, linked, question).await });
+        self.reactor.spawn(async move { worker.learn(pool, linked, question).await });
     }
 
     async fn learn(self: Rc<Self>, pool: PoolId, mut linked: Linked, question: Question) {
@@ -158,7 +172,7 @@ fn answer_is_lost(linked: &Linked) -> bool {
 }
 
 async fn in_time<T>(answer: impl Future<Output = Result<T, Lost>>) -> Result<T, Lost> {
-    tokio::time::timeout(ANSWER_LIMIT, answer).await.unwrap_or(Err(Lost::Late))
+    timeout(ANSWER_LIMIT, answer).await.unwrap_or(Err(Lost::Late))
 }
 
 /// The rows; `None` if PostgreSQL has an error for it.

@@ -1,7 +1,6 @@
 //! A server connection as a worker holds it: idle with the proof, linked without.
 
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 use std::{cell::Cell, io};
 
@@ -62,16 +61,16 @@ impl Live {
 
 impl Conn {
     /// Writes what waits.
-    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
-        if matches!(self.outbox.poll_flush(&mut self.stream, cx), Poll::Ready(Err(_))) {
+    pub(crate) fn flush(&mut self) {
+        if self.outbox.flush(&self.stream).is_err() {
             self.deaf = true;
         }
         self.forget_unheard();
     }
 
     /// Sends `slices` behind what waits.
-    pub(crate) fn send<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>, cx: &mut Context<'_>) {
-        self.deaf = self.deaf || self.outbox.send(slices, &mut self.stream, cx).is_err();
+    pub(crate) fn send<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>) {
+        self.deaf = self.deaf || self.outbox.send(slices, &self.stream).is_err();
         self.forget_unheard();
     }
 
@@ -95,8 +94,9 @@ impl Conn {
 impl Idle {
     pub(crate) fn unpack(server: NewServer) -> io::Result<Self> {
         let live = Live::new(server.info, server.server.server().prepared_count());
+        let stream = server.parcel.unpack()?;
         let conn = Conn {
-            stream: server.parcel.unpack()?,
+            stream,
             live: Rc::new(live),
             inbox: Buffer::default(),
             outbox: Buffer::default(),
@@ -126,10 +126,9 @@ impl Idle {
 
     /// Reads what it sent while nobody asked. Is it still alive and fit? Costs no system call if it sent nothing.
     pub(crate) fn is_fit(&mut self, plan: &mut Plan) -> bool {
-        let mut quiet = Context::from_waker(Waker::noop());
-        while let Poll::Ready(ready) = self.conn.stream.poll_read_ready(&mut quiet) {
+        while self.conn.stream.is_readable() {
             let mut bytes = [0; IDLE_READ_MAX];
-            match ready.and_then(|()| self.conn.stream.try_read(&mut bytes)) {
+            match self.conn.stream.try_read(&mut bytes) {
                 Ok(0) => return false,
                 Ok(n) if !matches!(self.server.handle_alone(&bytes[..n], plan), Ok(true)) => return false,
                 Ok(_) => {}

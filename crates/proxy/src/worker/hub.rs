@@ -8,7 +8,6 @@ use std::rc::Rc;
 use pgsluice_pool::PoolId;
 use pgsluice_session::{Channels, Hub, HubEvent, Plan, Refusal, Server};
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
 use tracing::info;
 
 use super::conn::{Linked, Live};
@@ -134,7 +133,7 @@ impl Worker {
         entry.wake_candidates();
         info!(server = shared.live.info.id, database = %entry.spec.database, "a server listens for all clients of its pool");
         let worker = self.clone();
-        spawn_local(async move { worker.run_hub(pool, shared, linked).await });
+        self.reactor.spawn(async move { worker.run_hub(pool, shared, linked).await });
         marks_by
     }
 

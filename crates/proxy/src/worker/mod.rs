@@ -10,7 +10,7 @@ mod snapshot;
 mod tick;
 mod tunnel;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use pgsluice_console::Counters as Stats;
 use pgsluice_pool::{Checkin, Demand, Pool, PoolId, ShedTo};
 use pgsluice_session::{Counters, Params, Plan, Refusal, Registry, Settings, StateCounts};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_local;
 use tracing::debug;
 
 use crate::message::{Drain, NewClient, NewServer, ToFront, ToWorker};
+use crate::reactor::{Reactor, TaskId, yield_now};
 use crate::spec::PoolSpec;
 use catalog::Knowledge;
 use client::Client;
@@ -37,12 +37,15 @@ const SCRATCH_LEN: usize = 64 << 10;
 const WELCOMES_MAX: usize = 256;
 /// Names of applications per pool for which state is counted apart.
 const APPLICATIONS_MAX: usize = 256;
+/// Messages from the front in a row before others have their turn.
+const MAIL_MAX: u64 = 32;
 /// How often time is looked at.
 const TICK: Duration = Duration::from_millis(200);
 
 /// A worker, as its tasks share it. The cell is never borrowed across an await.
 pub(crate) struct Worker {
     index: usize,
+    reactor: Rc<Reactor>,
     front: mpsc::UnboundedSender<ToFront>,
     cell: RefCell<State>,
 }
@@ -58,7 +61,9 @@ struct State {
     switches: Vec<(Instant, Rc<Slot>, u64)>,
     registry: Registry,
     scratch: Vec<u8>,
+    /// What becomes of bytes from clients, and of bytes from servers.
     plan: Plan,
+    downward: Option<Box<Plan>>,
     pauses: Vec<(Option<String>, oneshot::Sender<()>)>,
     closings: Vec<(Option<String>, oneshot::Sender<()>)>,
     /// The time when the task that runs now began to.
@@ -148,11 +153,11 @@ impl State {
 }
 
 /// Runs worker `index` of `workers` on this thread until its mailbox closes.
-pub(crate) async fn run(
-    index: usize,
-    workers: usize,
+pub(crate) fn run(
+    reactor: &Rc<Reactor>,
+    (index, workers): (usize, usize),
     front: mpsc::UnboundedSender<ToFront>,
-    mut mailbox: mpsc::UnboundedReceiver<ToWorker>,
+    mailbox: mpsc::UnboundedReceiver<ToWorker>,
 ) {
     let state = State {
         pools: Vec::new(),
@@ -163,23 +168,24 @@ pub(crate) async fn run(
         registry: Registry::new(index, workers),
         scratch: vec![0; SCRATCH_LEN],
         plan: Plan::default(),
+        downward: None,
         pauses: Vec::new(),
         closings: Vec::new(),
         now: Instant::now(),
         drain: None,
         draining: None,
     };
-    let worker = Rc::new(Worker { index, front, cell: RefCell::new(state) });
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            message = mailbox.recv() => match message {
-                Some(message) => worker.handle(message),
-                None => return,
-            },
-            _ = tick.tick() => worker.tick(Instant::now()),
+    let worker = Rc::new(Worker { index, reactor: reactor.clone(), front, cell: RefCell::new(state) });
+    let is_over = Rc::new(Cell::new(false));
+    reactor.spawn(worker.clone().read_mail(mailbox, is_over.clone()));
+    let mut tick = Instant::now();
+    while !is_over.get() {
+        let now = Instant::now();
+        if now >= tick {
+            worker.tick(now);
+            tick = now + TICK;
         }
+        reactor.turn(tick);
     }
 }
 
@@ -209,10 +215,23 @@ impl Worker {
         }
     }
 
+    async fn read_mail(self: Rc<Self>, mut mailbox: mpsc::UnboundedReceiver<ToWorker>, is_over: Rc<Cell<bool>>) {
+        let mut in_a_row = 0;
+        while let Some(message) = mailbox.recv().await {
+            self.handle(message);
+            in_a_row += 1;
+            if in_a_row % MAIL_MAX == 0 {
+                yield_now().await;
+            }
+        }
+        is_over.set(true);
+    }
+
     fn accept(self: &Rc<Self>, client: NewClient) {
-        let slot = Rc::new(Slot::new(&client));
+        let settings = self.cell.borrow_mut().registry.intern_settings(&client.settings);
+        let slot = Rc::new(Slot::new(&client, settings.clone()));
         let (pid, pool) = (client.pid, client.pool.id);
-        match Client::new(self.clone(), slot.clone(), client) {
+        match Client::new(self.clone(), slot.clone(), client, settings) {
             Ok(task) => {
                 let mut state = self.cell.borrow_mut();
                 state.clients.insert(pid, slot);
@@ -220,7 +239,7 @@ impl Worker {
                 pool.clients += 1;
                 pool.stats.client_login_count += 1;
                 drop(state);
-                spawn_local(task);
+                self.reactor.start(|id| task.named(id));
             }
             Err(error) => {
                 debug!(%error, "client could not be registered");
@@ -247,6 +266,7 @@ impl Worker {
 
     /// A server is free: for a waiter, for later, for another worker, or too old for any of them.
     fn place(&self, state: &mut State, pool: PoolId, mut idle: Idle, was_linked: bool, now: Instant) {
+        idle.conn.stream.hand_to(TaskId::NOBODY);
         let draining = state.draining == Some(Drain::Servers);
         let entry = state.pool(pool);
         let timeouts = &entry.spec.timeouts;
@@ -333,8 +353,7 @@ impl Worker {
     fn cancel(&self, pid: u32, secret: &[u8], done: oneshot::Sender<()>) {
         let state = self.cell.borrow();
         if let Some(slot) = state.clients.get(&pid).filter(|s| s.is_secret(secret)) {
-            slot.cancel.set(Some(done));
-            slot.wake();
+            slot.order(|orders| orders.cancel = Some(done));
         }
     }
 

@@ -1,7 +1,6 @@
 //! A server whose client is done with it, but which is not fit for the next one yet: cancelled, drained, rolled back,
 //! reset, and given back; or closed, if that does not work in time.
 
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,12 +8,12 @@ use std::time::Instant;
 use pgsluice_pool::PoolId;
 use pgsluice_session::{Cleanup, Plan, Server};
 use tokio::sync::oneshot;
-use tokio::task::spawn_local;
 use tracing::debug;
 
 use super::conn::{Conn, Idle, Linked};
 use super::{State, Worker};
 use crate::message::ToFront;
+use crate::reactor::timeout;
 use crate::spec::PoolSpec;
 
 /// Bytes read at once while cleaning.
@@ -46,7 +45,7 @@ impl Worker {
         let live = linked.conn.live.clone();
         state.cleaning.insert(live.info.id, (pool, live));
         let worker = self.clone();
-        spawn_local(async move { worker.run_recovery(pool, linked, spec, left).await });
+        self.reactor.spawn(async move { worker.run_recovery(pool, linked, spec, left).await });
     }
 
     async fn run_recovery(self: Rc<Self>, pool: PoolId, mut linked: Linked, spec: Arc<PoolSpec>, left: Left) {
@@ -82,12 +81,12 @@ impl Worker {
                 }
             };
             match query {
-                Some(limit) => tokio::time::timeout(limit, finishing).await.unwrap_or(Ok(()))?,
+                Some(limit) => timeout(limit, finishing).await.unwrap_or(Ok(()))?,
                 None => finishing.await?,
             }
         }
         let cleaning = self.clean(linked, spec, left.reset);
-        tokio::time::timeout(spec.timeouts.cleanup, cleaning).await.unwrap_or(Err(Lost::Late))
+        timeout(spec.timeouts.cleanup, cleaning).await.unwrap_or(Err(Lost::Late))
     }
 
     async fn clean(&self, linked: &mut Linked, spec: &PoolSpec, mut reset: bool) -> Result<(), Lost> {
@@ -173,7 +172,10 @@ pub(super) async fn read(conn: &mut Conn, server: &mut Server, plan: &mut Plan) 
 /// What is not written when this is given up stays in the outbox, and comes before anything else.
 async fn flush(conn: &mut Conn) -> Result<(), Lost> {
     let Conn { stream, outbox, .. } = conn;
-    poll_fn(|cx| outbox.poll_flush(stream, cx)).await.map_err(|_| Lost::Gone)
+    while !outbox.flush(stream).map_err(|_| Lost::Gone)? {
+        stream.writable().await.map_err(|_| Lost::Gone)?;
+    }
+    Ok(())
 }
 
 async fn wait_for_cancels(conn: &mut Conn, server: &mut Server) {
@@ -192,35 +194,37 @@ mod tests {
     use super::*;
     use crate::buffer::Buffer;
     use crate::message::ServerInfo;
-    use crate::net::Stream;
+    use crate::net::pair;
+    use crate::reactor::Reactor;
 
-    #[tokio::test]
-    async fn what_was_not_written_in_time_is_written_first() {
-        let (ours, theirs) = tokio::net::UnixStream::pair().expect("a pair of sockets");
-        let (stream, theirs) = (Stream::Unix(ours), Stream::Unix(theirs));
-        let info = ServerInfo {
-            id: 1,
-            pid: 1,
-            ends: stream.ends(),
-            since: Instant::now(),
-            connected: SystemTime::now(),
-            epoch: 0,
-        };
-        let mut outbox = Buffer::default();
-        let sent: Vec<u8> = (0..4_u32 << 20).map(|n| n.to_le_bytes()[1]).collect();
-        outbox.push(&sent);
-        let live = Rc::new(Live::new(info, 0));
-        let mut conn = Conn { stream, live, inbox: Buffer::default(), outbox, deaf: false, cancels: Vec::new() };
-        let in_time = tokio::time::timeout(Duration::from_millis(10), flush(&mut conn)).await;
-        assert!(in_time.is_err(), "nobody reads it");
-        let mut read = Vec::new();
-        let reading = async {
-            while read.len() < sent.len() {
-                theirs.read_some(&mut read, READ_LEN).await.expect("it is open");
-            }
-        };
-        let (flushed, ()) = tokio::join!(flush(&mut conn), reading);
-        flushed.expect("it is read");
-        assert!(conn.outbox.is_empty() && read == sent);
+    #[test]
+    fn what_was_not_written_in_time_is_written_first() {
+        Reactor::open().expect("a loop").block_on(async {
+            let (stream, theirs) = pair();
+            let info = ServerInfo {
+                id: 1,
+                pid: 1,
+                ends: stream.ends(),
+                since: Instant::now(),
+                connected: SystemTime::now(),
+                epoch: 0,
+            };
+            let mut outbox = Buffer::default();
+            let sent: Vec<u8> = (0..4_u32 << 20).map(|n| n.to_le_bytes()[1]).collect();
+            outbox.push(&sent);
+            let live = Rc::new(Live::new(info, 0));
+            let mut conn = Conn { stream, live, inbox: Buffer::default(), outbox, deaf: false, cancels: Vec::new() };
+            let in_time = timeout(Duration::from_millis(10), flush(&mut conn)).await;
+            assert!(in_time.is_none(), "nobody reads it");
+            let mut read = Vec::new();
+            let reading = async {
+                while read.len() < sent.len() {
+                    theirs.read_some(&mut read, READ_LEN).await.expect("it is open");
+                }
+            };
+            let (flushed, ()) = tokio::join!(flush(&mut conn), reading);
+            flushed.expect("it is read");
+            assert!(conn.outbox.is_empty() && read == sent);
+        });
     }
 }

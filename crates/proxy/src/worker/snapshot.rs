@@ -31,26 +31,27 @@ impl Worker {
     fn client_row(&self, state: &State, slot: &Slot, now: Instant) -> ConnRow {
         let wait = now.saturating_duration_since(slot.since.get());
         let doing = slot.doing.get();
+        let ((addr, port), (local_addr, local_port)) = (slot.ends.peer.describe(), slot.ends.local.describe());
         ConnRow {
             kind: ConnKind::Client,
-            user: Some(slot.user.clone()),
+            user: Some(slot.user.to_string()),
             database: state.pools[slot.pool.0].as_ref().map(|p| p.spec.database.clone()),
             state: match doing {
                 Doing::Idle => ConnState::Idle,
                 Doing::Waiting => ConnState::Waiting,
                 Doing::Active | Doing::IdleInTransaction | Doing::Replicating => ConnState::Active,
             },
-            addr: slot.ends.peer.0.clone(),
-            port: slot.ends.peer.1,
-            local_addr: slot.ends.local.0.clone(),
-            local_port: slot.ends.local.1,
-            tls: slot.ends.tls.clone(),
+            addr,
+            port,
+            local_addr,
+            local_port,
+            tls: slot.ends.tls.to_string(),
             connect_time: Some(slot.connected),
             request_time: SystemTime::now().checked_sub(wait),
             wait: if doing == Doing::Idle { std::time::Duration::ZERO } else { wait },
             id: slot.id,
             link: slot.link.borrow().as_ref().map(|l| l.info.id),
-            application_name: slot.application_name.clone(),
+            application_name: slot.application_name().to_owned(),
             prepared_statements: slot.statements.get() as u64,
             replication: shown(slot.replication),
             worker: self.index as u64,
@@ -77,7 +78,7 @@ impl Worker {
                 let mut row = self.server_row(entry, live, ConnState::Active);
                 row.link = Some(slot.id);
                 row.replication = shown(slot.replication);
-                row.application_name.clone_from(&slot.application_name);
+                row.application_name = slot.application_name().to_owned();
                 row.request_time = SystemTime::now().checked_sub(wait);
                 row.wait = wait;
                 rows.push(row);
@@ -98,16 +99,17 @@ impl Worker {
 
     fn server_row(&self, entry: &PoolState, live: &Live, state: ConnState) -> ConnRow {
         let info = &live.info;
+        let ((addr, port), (local_addr, local_port)) = (info.ends.peer.describe(), info.ends.local.describe());
         ConnRow {
             kind: ConnKind::Server,
             user: Some(entry.spec.target.user.clone()),
             database: Some(entry.spec.database.clone()),
             state,
-            addr: info.ends.peer.0.clone(),
-            port: info.ends.peer.1,
-            local_addr: info.ends.local.0.clone(),
-            local_port: info.ends.local.1,
-            tls: info.ends.tls.clone(),
+            addr,
+            port,
+            local_addr,
+            local_port,
+            tls: info.ends.tls.to_string(),
             connect_time: Some(info.connected),
             close_needed: info.epoch < entry.epoch,
             id: info.id,
@@ -127,7 +129,7 @@ fn leaks(state: &State, now: Instant) -> Vec<(PoolId, Leak)> {
             holder: holder(state, slot)?,
             idle: now.saturating_duration_since(slot.since.get()),
             transaction: now.saturating_duration_since(slot.linked_since.get()),
-            statement: slot.statement.borrow().clone(),
+            statement: slot.statement.borrow().to_string(),
             ..Leak::default()
         };
         Some((slot.pool, leak))
@@ -180,14 +182,15 @@ fn pin_counters(counts: &StateCounts) -> PinCounters {
 fn holder(state: &State, slot: &Slot) -> Option<Holder> {
     let link = slot.link.borrow();
     let server = &link.as_ref()?.info;
+    let (addr, port) = slot.ends.peer.describe();
     Some(Holder {
         client: slot.id,
         pid: slot.pid,
         database: entry_of(state, slot.pool)?.spec.database.clone(),
-        user: slot.user.clone(),
-        application_name: slot.application_name.clone(),
-        addr: slot.ends.peer.0.clone(),
-        port: slot.ends.peer.1,
+        user: slot.user.to_string(),
+        application_name: slot.application_name().to_owned(),
+        addr,
+        port,
         server: server.id,
         remote_pid: server.pid,
     })

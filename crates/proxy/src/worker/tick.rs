@@ -57,25 +57,23 @@ impl Worker {
         }
         let late = |since: Instant| now.saturating_duration_since(since) >= SWITCH;
         for (_, slot, mark) in state.switches.extract_if(.., |(since, ..)| late(*since)) {
-            slot.switch_late.set(Some(mark));
-            slot.wake();
+            slot.order(|orders| orders.switch_late = Some(mark));
         }
     }
 
     fn tick_waiters(&self, entry: &mut PoolState, now: Instant) {
         let query_wait_notify = entry.spec.timeouts.query_wait_notify;
         let too_long = |slot: &Rc<Slot>, since: Instant| {
-            !slot.query_wait.is_zero() && now.saturating_duration_since(since) >= slot.query_wait
+            !slot.query_wait().is_zero() && now.saturating_duration_since(since) >= slot.query_wait()
         };
         for slot in entry.pool.expire_waiters(too_long) {
-            slot.grant(Grant::Refused(Refusal::WaitTimeout { seconds: slot.query_wait.as_secs() }));
+            slot.grant(Grant::Refused(Refusal::WaitTimeout { seconds: slot.query_wait().as_secs() }));
         }
         let overdue = |since: Instant| now.saturating_duration_since(since) >= query_wait_notify;
         if !query_wait_notify.is_zero() && entry.pool.oldest_wait().is_some_and(overdue) {
             for (slot, _) in entry.pool.iter_waiting().take_while(|(_, since)| overdue(*since)) {
                 if !slot.noticed.replace(true) {
-                    slot.notice_due.set(true);
-                    slot.wake();
+                    slot.order(|orders| orders.notice_due = true);
                 }
             }
         }
@@ -105,7 +103,7 @@ impl Worker {
 
     fn tick_clients(&self, state: &mut State, now: Instant) {
         let watched = |t: &Timeouts| [t.query, t.idle_transaction, t.transaction].iter().any(|d| !d.is_zero());
-        let idle_watched = state.clients.values().any(|s| !s.client_idle.is_zero());
+        let idle_watched = state.clients.values().any(|s| !s.client_idle().is_zero());
         if !idle_watched && !state.pools().any(|p| watched(&p.spec.timeouts)) {
             return;
         }
@@ -162,7 +160,7 @@ fn overdue(slot: &Slot, timeouts: &Timeouts, now: Instant) -> Option<Refusal> {
     let over = |limit: Duration, since: Instant| !limit.is_zero() && now.saturating_duration_since(since) >= limit;
     let since = slot.since.get();
     match slot.doing.get() {
-        Doing::Idle => over(slot.client_idle, since).then_some(Refusal::ClientIdleTimeout),
+        Doing::Idle => over(slot.client_idle(), since).then_some(Refusal::ClientIdleTimeout),
         Doing::Waiting | Doing::Replicating => None,
         Doing::Active if over(timeouts.query, since) => Some(Refusal::QueryTimeout),
         Doing::IdleInTransaction if over(timeouts.idle_transaction, since) => Some(Refusal::IdleTransactionTimeout),

@@ -3,23 +3,24 @@
 //! Nothing of it is understood here, so there is nothing to pool: the server was opened for this client with its own
 //! startup parameters, and is closed with it. PostgreSQL counts WAL senders apart (`max_wal_senders`), so no permit is held.
 
-use std::pin::Pin;
+use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use pgsluice_session::{CancelKey, Params};
 use pgsluice_wire::{BackendWriter, TxStatus};
-use tokio::task::spawn_local;
 use tracing::{debug, info};
 
-use super::client::poll_read;
 use super::conn::Live;
 use super::slot::{Doing, Slot};
 use super::{State, Worker};
 use crate::buffer::Buffer;
 use crate::message::{NewTunnel, ToFront};
 use crate::net::Stream;
+use crate::reactor::{Task, come_again};
+
+/// Rounds of passing on from both sides before others have their turn.
+const ROUNDS_MAX: usize = 8;
 
 /// One end, and what waits to be written to it.
 struct End {
@@ -55,7 +56,7 @@ impl Worker {
     /// Begins to pass on what both sides say.
     pub(super) fn open_tunnel(self: &Rc<Self>, new: NewTunnel) {
         let NewTunnel { client, server, info, key, params } = new;
-        let slot = Rc::new(Slot::new(&client));
+        let slot = Rc::new(Slot::new(&client, client.settings.clone()));
         let ends = client.parcel.unpack().and_then(|client| Ok((client, server.unpack()?)));
         let (stream, server) = match ends {
             Ok(ends) => ends,
@@ -79,7 +80,12 @@ impl Worker {
         drop(state);
         let client = End { stream, outbox: to_client };
         let server = End { stream: server, outbox: to_server };
-        spawn_local(Tunnel { worker: self.clone(), slot, key, client, server, server_gone: false });
+        self.reactor.start(|id| {
+            slot.task.set(id);
+            client.stream.hand_to(id);
+            server.stream.hand_to(id);
+            Tunnel { worker: self.clone(), slot, key, client, server, server_gone: false }
+        });
     }
 }
 
@@ -94,28 +100,26 @@ fn greet(out: &mut Vec<u8>, slot: &Slot, params: &Params) {
 
 impl Tunnel {
     /// Moves what can be moved. `Err`: it is over, and why.
-    fn run(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), &'static str> {
-        if self.slot.kill.take().is_some() {
+    fn run(&mut self, state: &mut State) -> Result<(), &'static str> {
+        let orders = self.slot.take_orders().unwrap_or_default();
+        if orders.kill.is_some() {
             // No word of ours: where messages begin in what went before is not known here.
             return Err("closed by pgsluice");
         }
-        if let Some(asker) = self.slot.cancel.take() {
+        if let Some(asker) = orders.cancel {
             let address = state.pool(self.slot.pool).spec.target.address.clone();
             let done = tokio::sync::oneshot::channel().0;
             self.worker.tell(ToFront::Cancel { address, key: self.key.clone(), done, asker: Some(asker) });
         }
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let mut scratch = std::mem::take(&mut state.scratch);
             let to_client = if self.server_gone {
-                deliver(&mut self.client, cx)
+                deliver(&mut self.client)
             } else {
-                move_on(&mut self.server, &mut self.client, &mut scratch, cx)
+                move_on(&mut self.server, &mut self.client, &mut scratch)
             };
-            let to_server = if self.server_gone {
-                Flow::Still
-            } else {
-                move_on(&mut self.client, &mut self.server, &mut scratch, cx)
-            };
+            let to_server =
+                if self.server_gone { Flow::Still } else { move_on(&mut self.client, &mut self.server, &mut scratch) };
             state.scratch = scratch;
             self.server_gone |= to_client == Flow::SourceGone;
             if to_client == Flow::SinkGone || to_server == Flow::SourceGone {
@@ -129,6 +133,8 @@ impl Tunnel {
                 return Ok(());
             }
         }
+        come_again();
+        Ok(())
     }
 
     fn finish(&self, state: &mut State, reason: &str) {
@@ -145,15 +151,15 @@ impl Tunnel {
 }
 
 /// Passes on what one end has said, unless the other has not taken the last of it yet.
-fn move_on(from: &mut End, to: &mut End, scratch: &mut [u8], cx: &mut Context<'_>) -> Flow {
-    let waiting = deliver(to, cx);
+fn move_on(from: &mut End, to: &mut End, scratch: &mut [u8]) -> Flow {
+    let waiting = deliver(to);
     if waiting == Flow::SinkGone || !to.outbox.is_empty() {
         return waiting;
     }
-    match poll_read(&mut from.stream, scratch, cx) {
-        Poll::Pending => Flow::Still,
-        Poll::Ready(Ok(0) | Err(_)) => Flow::SourceGone,
-        Poll::Ready(Ok(n)) => match to.outbox.send(std::iter::once(&scratch[..n]), &mut to.stream, cx) {
+    match from.stream.try_read(scratch) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Flow::Still,
+        Ok(0) | Err(_) => Flow::SourceGone,
+        Ok(n) => match to.outbox.send(std::iter::once(&scratch[..n]), &to.stream) {
             Ok(()) => Flow::Moved,
             Err(_) => Flow::SinkGone,
         },
@@ -161,26 +167,22 @@ fn move_on(from: &mut End, to: &mut End, scratch: &mut [u8], cx: &mut Context<'_
 }
 
 /// Writes what waits for one end.
-fn deliver(to: &mut End, cx: &mut Context<'_>) -> Flow {
-    match to.outbox.poll_flush(&mut to.stream, cx) {
-        Poll::Ready(Err(_)) => Flow::SinkGone,
+fn deliver(to: &mut End) -> Flow {
+    match to.outbox.flush(&to.stream) {
+        Err(_) => Flow::SinkGone,
         _ => Flow::Still,
     }
 }
 
-impl Future for Tunnel {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        this.slot.register(cx.waker());
-        let worker = this.worker.clone();
+impl Task for Tunnel {
+    fn turn(&mut self) -> bool {
+        let worker = self.worker.clone();
         let mut state = worker.cell.borrow_mut();
-        match this.run(&mut state, cx) {
-            Ok(()) => Poll::Pending,
+        match self.run(&mut state) {
+            Ok(()) => false,
             Err(reason) => {
-                this.finish(&mut state, reason);
-                Poll::Ready(())
+                self.finish(&mut state, reason);
+                true
             }
         }
     }

@@ -49,7 +49,7 @@ impl Client {
         self.slot.link.borrow_mut().take();
         self.leave_hub(state);
         if let Some(counts) = self.session.take_counts() {
-            state.pool(self.pool).count_state(&self.slot.application_name, &counts);
+            state.pool(self.pool).count_state(self.slot.application_name(), &counts);
         }
         let mid_message = self.session.is_mid_message();
         let mid_reply = self.link.as_ref().is_some_and(|l| l.server.is_mid_reply());

@@ -1,8 +1,6 @@
 //! A client that listens: it is handed to its pool's hub and taken back, and told what that hears.
 
-use std::task::Context;
-
-use pgsluice_session::Refusal;
+use pgsluice_session::{HubEvent, Refusal};
 
 use super::end::End;
 use super::{Block, Client, OUTBOX_MAX, Phase};
@@ -15,9 +13,8 @@ const NOTIFICATIONS_MAX: usize = 4 << 20;
 
 impl Client {
     /// News from the hub.
-    pub(super) fn take_mail(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
-        let late = self.slot.switch_late.take() == Some(self.session.mark());
-        let mail = self.slot.take_mail();
+    pub(super) fn take_mail(&mut self, state: &mut State, mail: Vec<HubEvent>, late: Option<u64>) -> Result<(), End> {
+        let late = late == Some(self.session.mark());
         if mail.is_empty() && !late {
             return Ok(());
         }
@@ -38,7 +35,7 @@ impl Client {
         if waits > NOTIFICATIONS_MAX {
             return Err(End::Refused(Refusal::TooManyNotifications { max: NOTIFICATIONS_MAX }));
         }
-        if self.block == Block::Server { self.process_inbox(state, cx) } else { Ok(()) }
+        if self.block == Block::Server { self.process_inbox(state) } else { Ok(()) }
     }
 
     /// Between two commands the client is told what has come.

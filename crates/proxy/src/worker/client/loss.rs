@@ -1,7 +1,5 @@
 //! A server that is gone, or of no use to its client.
 
-use std::task::Context;
-
 use pgsluice_session::{AfterLoss, Refusal};
 use pgsluice_wire::Report;
 use tracing::info;
@@ -14,7 +12,7 @@ use crate::worker::slot::Doing;
 
 impl Client {
     /// The server connection ended. The client is told what its session makes of that.
-    pub(super) fn lose_server(&mut self, state: &mut State, why: Refusal, cx: &mut Context<'_>) -> Result<(), End> {
+    pub(super) fn lose_server(&mut self, state: &mut State, why: Refusal) -> Result<(), End> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.slot.link.borrow_mut().take();
         let report = link.server.last_words().and_then(|body| Report::read(body).ok());
@@ -36,9 +34,9 @@ impl Client {
         after?;
         if self.lost_replays > LOST_REPLAYS_MAX {
             self.lost_replays = 0;
-            return self.refuse(state, why, cx);
+            return self.refuse(state, why);
         }
-        self.process_inbox(state, cx)
+        self.process_inbox(state)
     }
 
     /// The server did not take the client's settings: it is put right without the client, or closed.

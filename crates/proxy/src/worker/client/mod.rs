@@ -7,31 +7,33 @@ mod state;
 mod welcome;
 
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Instant;
 
 use pgsluice_pool::{Checkout, PoolId, Ticket};
-use pgsluice_session::{Ctx, Refusal, Session, Want};
+use pgsluice_session::{Ctx, Refusal, Session, Settings, Want};
 use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
-use tokio::io::ReadBuf;
 use tokio::sync::oneshot;
 
 use end::End;
 
 use super::conn::{Idle, Linked};
 use super::recover::Left;
-use super::slot::{Doing, Grant, Slot};
+use super::slot::{Doing, Grant, Orders, Slot};
 use super::{PoolState, State, Worker};
 use crate::buffer::Buffer;
 use crate::message::NewClient;
 use crate::net::Stream;
+use crate::reactor::{Task, TaskId, come_again};
 
 /// Bytes that may wait for a side that does not take them before the other side is read no more.
 const OUTBOX_MAX: usize = 64 << 10;
 /// Bytes that are read ahead from a client that waits.
 const AHEAD_MAX: usize = 64 << 10;
+
+/// Rounds of reading from both sides before others have their turn.
+const ROUNDS_MAX: usize = 8;
 
 /// A Terminate message.
 const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
@@ -81,16 +83,19 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(worker: Rc<Worker>, slot: Rc<Slot>, new: NewClient) -> io::Result<Self> {
+    /// # Errors
+    /// Its socket cannot be registered.
+    pub(super) fn new(worker: Rc<Worker>, slot: Rc<Slot>, new: NewClient, settings: Arc<Settings>) -> io::Result<Self> {
+        let stream = new.parcel.unpack()?;
         let spec = &new.pool;
-        let session = Session::new(new.id, spec.pooling, spec.max_prepared, new.settings).with_tracking(spec.tracking);
+        let session = Session::new(new.id, spec.pooling, spec.max_prepared, settings).with_tracking(spec.tracking);
         let (mut inbox, mut outbox) = (Buffer::default(), Buffer::default());
         inbox.push(&new.early);
         outbox.push(&new.late);
         Ok(Self {
             worker,
             slot,
-            stream: new.parcel.unpack()?,
+            stream,
             session,
             pool: spec.id,
             phase: Phase::Welcome,
@@ -104,63 +109,90 @@ impl Client {
         })
     }
 
-    fn run(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
-        self.take_orders(state, cx)?;
-        if self.phase == Phase::Welcome && self.link.is_none() && self.block == Block::None {
-            self.welcome(state, cx)?;
+    /// As the task of this name.
+    pub(super) fn named(self, id: TaskId) -> Self {
+        self.slot.task.set(id);
+        self.stream.hand_to(id);
+        self
+    }
+
+    fn run(&mut self, state: &mut State) -> Result<(), End> {
+        if self.slot.is_called.take() {
+            self.take_orders(state)?;
         }
-        loop {
+        if self.phase == Phase::Welcome && self.link.is_none() && self.block == Block::None {
+            self.welcome(state)?;
+        }
+        for _ in 0..ROUNDS_MAX {
             let mut progress = false;
             // What is held for the server's answer is not to keep us from reading what the answer depends on.
             let held = self.hold && self.outbox.len() < OUTBOX_MAX;
-            if !held && self.outbox.poll_flush(&mut self.stream, cx).is_ready_err() {
+            if !held && self.outbox.flush(&self.stream).is_err() {
                 return Err(End::Vanished);
             }
             if let Some(link) = &mut self.link {
-                link.conn.flush(cx);
+                link.conn.flush();
             }
             if self.block == Block::Room && self.is_unclogged() {
-                self.process_inbox(state, cx)?;
+                self.process_inbox(state)?;
                 progress = true;
             }
-            if self.link.is_some() && (self.hold || self.outbox.len() < OUTBOX_MAX) {
-                progress |= self.read_server(state, cx)?;
+            let server_speaks = self.link.as_ref().is_some_and(|l| l.conn.stream.is_readable());
+            if server_speaks && (self.hold || self.outbox.len() < OUTBOX_MAX) {
+                progress |= self.read_server(state)?;
             }
-            progress |= self.read_client(state, cx)?;
-            self.tell_notifications();
-            if self.phase == Phase::Open {
-                // The server may have been done before the client's last message was through, or the outbox empty.
-                progress |= self.release_if_done(state);
+            if self.farewell || self.stream.is_readable() {
+                progress |= self.read_client(state)?;
             }
-            if !progress {
+            if self.session.is_listening() {
+                self.tell_notifications();
+            }
+            // The server may have been done before the client's last message was through, or the outbox empty.
+            let asks = self.phase == Phase::Open && self.release_if_done(state);
+            if !asks && !(progress && self.may_go_on()) {
                 return Ok(());
             }
         }
+        come_again();
+        Ok(())
+    }
+
+    /// May there be something to do before the next event?
+    fn may_go_on(&self) -> bool {
+        let server = |l: &Linked| l.conn.stream.is_readable() || !l.conn.outbox.is_empty();
+        self.farewell
+            || self.stream.is_readable()
+            || !self.outbox.is_empty()
+            || self.block == Block::Room
+            || self.link.as_ref().is_some_and(server)
     }
 
     /// What others want of this session.
-    fn take_orders(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
-        if let Some(refusal) = self.slot.kill.take() {
+    fn take_orders(&mut self, state: &mut State) -> Result<(), End> {
+        let orders = self.slot.take_orders();
+        if let Some(refusal) = orders.as_ref().and_then(|orders| orders.kill.clone()) {
             return Err(End::Refused(refusal));
         }
         if let Some(grant) = self.slot.grant.take() {
-            self.take_grant(state, grant, cx)?;
+            self.take_grant(state, grant)?;
         }
-        if let Some(done) = self.slot.cancel.take() {
-            self.cancel(state, done, cx)?;
-        }
-        self.take_mail(state, cx)?;
         if self.slot.lease_over.get() {
             self.watch_lease(state);
         }
-        if self.slot.notice_due.take() && matches!(self.block, Block::Queue(_)) && self.phase == Phase::Open {
+        let Some(orders) = orders else { return Ok(()) };
+        let Orders { cancel, mail, switch_late, notice_due, .. } = *orders;
+        if let Some(done) = cancel {
+            self.cancel(state, done)?;
+        }
+        self.take_mail(state, mail, switch_late)?;
+        if notice_due && matches!(self.block, Block::Queue(_)) && self.phase == Phase::Open {
             let text = "No server connection is available yet, waiting in the queue";
             BackendWriter(self.outbox.tail()).report(Severity::Notice, "00000", text, "", "See SHOW POOLS.");
         }
         Ok(())
     }
 
-    fn take_grant(&mut self, state: &mut State, grant: Grant, cx: &mut Context<'_>) -> Result<(), End> {
+    fn take_grant(&mut self, state: &mut State, grant: Grant) -> Result<(), End> {
         let now = state.now;
         self.block = Block::None;
         let waited = now.saturating_duration_since(self.slot.since.get());
@@ -175,27 +207,27 @@ impl Client {
                     entry.pool.lose();
                     self.worker.close(self.pool, idle, false);
                 }
-                self.go_on(state, cx)
+                self.go_on(state)
             }
-            Grant::Refused(refusal) => self.refuse(state, refusal, cx),
+            Grant::Refused(refusal) => self.refuse(state, refusal),
         }
     }
 
     /// No server for this session, for now.
-    fn refuse(&mut self, state: &mut State, refusal: Refusal, cx: &mut Context<'_>) -> Result<(), End> {
+    fn refuse(&mut self, state: &mut State, refusal: Refusal) -> Result<(), End> {
         self.slot.set_doing(Doing::Idle, state.now);
         let log = state.pool(self.pool).spec.log_errors;
         self.turn_away(log, refusal)?;
-        self.process_inbox(state, cx)
+        self.process_inbox(state)
     }
 
-    fn cancel(&mut self, state: &mut State, asker: oneshot::Sender<()>, cx: &mut Context<'_>) -> Result<(), End> {
+    fn cancel(&mut self, state: &mut State, asker: oneshot::Sender<()>) -> Result<(), End> {
         if let Block::Queue(ticket) = self.block
             && self.phase == Phase::Open
             && state.pool(self.pool).pool.leave(ticket)
         {
             self.block = Block::None;
-            return self.refuse(state, Refusal::Canceled, cx);
+            return self.refuse(state, Refusal::Canceled);
         }
         if let Some(Linked { conn, server }) = &mut self.link
             && !server.is_ready()
@@ -207,10 +239,10 @@ impl Client {
     }
 
     /// With a server or without, what the client sent is looked at again.
-    fn go_on(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+    fn go_on(&mut self, state: &mut State) -> Result<(), End> {
         match self.phase {
-            Phase::Welcome => self.welcome(state, cx),
-            Phase::Open => self.process_inbox(state, cx),
+            Phase::Welcome => self.welcome(state),
+            Phase::Open => self.process_inbox(state),
         }
     }
 
@@ -253,6 +285,7 @@ impl Client {
         self.slot.set_doing(Doing::Active, now);
         self.slot.linked_since.set(now);
         *self.slot.link.borrow_mut() = Some(idle.conn.live.clone());
+        idle.conn.stream.hand_to(self.slot.task.get());
         self.link = Some(idle.link());
     }
 
@@ -290,12 +323,12 @@ impl Client {
         false
     }
 
-    fn process_inbox(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+    fn process_inbox(&mut self, state: &mut State) -> Result<(), End> {
         if self.inbox.is_empty() || self.phase == Phase::Welcome {
             return Ok(());
         }
         let inbox = self.inbox.take();
-        let result = self.process(state, inbox.as_slice(), cx);
+        let result = self.process(state, inbox.as_slice());
         let mut rest = inbox;
         if let Ok(taken) = &result {
             rest.consume(*taken);
@@ -305,24 +338,22 @@ impl Client {
     }
 
     /// The session takes what it can of `input`; returns how much that was.
-    fn process(&mut self, state: &mut State, input: &[u8], cx: &mut Context<'_>) -> Result<usize, End> {
+    fn process(&mut self, state: &mut State, input: &[u8]) -> Result<usize, End> {
         let mut at = 0;
         self.block = Block::None;
         loop {
-            let mut plan = std::mem::take(&mut state.plan);
-            plan.clear();
             let was_ready = self.link.as_ref().is_none_or(|l| l.server.is_ready());
             let was_outside = self.link.as_ref().is_none_or(|l| l.server.tx() == TxStatus::Idle);
-            let progress = {
-                let State { pools, registry, .. } = &mut *state;
-                let entry = pools[self.pool.0].as_mut().expect("the pool of a client is known");
-                let PoolState { counters, knowledge, .. } = &mut **entry;
-                let ctx = &mut Ctx { registry, counters, catalog: knowledge.catalog(), plan: &mut plan };
-                self.session.handle_client(self.link.as_mut().map(|l| &mut *l.server), &input[at..], ctx)
-            };
-            self.send_plan(&plan, &input[at..], cx);
-            state.plan = plan;
-            self.note_mark(state);
+            let State { pools, registry, plan, .. } = &mut *state;
+            plan.clear();
+            let entry = pools[self.pool.0].as_mut().expect("the pool of a client is known");
+            let PoolState { counters, knowledge, .. } = &mut **entry;
+            let ctx = &mut Ctx { registry, counters, catalog: knowledge.catalog(), plan };
+            let progress = self.session.handle_client(self.link.as_mut().map(|l| &mut *l.server), &input[at..], ctx);
+            self.send_plan(plan, &input[at..]);
+            if self.session.is_listening() {
+                self.note_mark(state);
+            }
             if was_ready && self.link.as_ref().is_some_and(|l| !l.server.is_ready()) {
                 self.slot.set_doing(Doing::Active, state.now);
                 if was_outside {
@@ -351,7 +382,7 @@ impl Client {
     }
 
     /// Sends what the session decided on the client's bytes.
-    fn send_plan(&mut self, plan: &pgsluice_session::Plan, input: &[u8], cx: &mut Context<'_>) {
+    fn send_plan(&mut self, plan: &pgsluice_session::Plan, input: &[u8]) {
         if !plan.reply.is_empty() {
             // An answer of ours need not go out alone where the server's follows; but one that was to go out already is not
             // kept for it.
@@ -365,7 +396,7 @@ impl Client {
         if let Some(Linked { conn, .. }) = &mut self.link
             && !plan.is_empty()
         {
-            conn.send(plan.slices(input), cx);
+            conn.send(plan.slices(input));
         }
     }
 
@@ -375,7 +406,7 @@ impl Client {
     }
 
     /// Reads from the client once. Was there anything?
-    fn read_client(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn read_client(&mut self, state: &mut State) -> Result<bool, End> {
         // Who waits is read ahead a little, so that its end is noticed.
         let waits = self.block != Block::None || self.phase == Phase::Welcome;
         if self.farewell {
@@ -386,36 +417,30 @@ impl Client {
             return Ok(false);
         }
         let mut scratch = std::mem::take(&mut state.scratch);
-        let outcome = self.read_client_into(state, &mut scratch, waits, cx);
+        let outcome = self.read_client_into(state, &mut scratch, waits);
         state.scratch = scratch;
         outcome
     }
 
-    fn read_client_into(
-        &mut self,
-        state: &mut State,
-        scratch: &mut [u8],
-        waits: bool,
-        cx: &mut Context<'_>,
-    ) -> Result<bool, End> {
-        let n = match poll_read(&mut self.stream, scratch, cx) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(0)) if waits && self.inbox.as_slice().ends_with(&TERMINATE) => {
+    fn read_client_into(&mut self, state: &mut State, scratch: &mut [u8], waits: bool) -> Result<bool, End> {
+        let n = match self.stream.try_read(scratch) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Ok(0) if waits && self.inbox.as_slice().ends_with(&TERMINATE) => {
                 self.farewell = true;
                 return Ok(false);
             }
-            Poll::Ready(Ok(0) | Err(_)) => return Err(End::Vanished),
-            Poll::Ready(Ok(n)) => n,
+            Ok(0) | Err(_) => return Err(End::Vanished),
+            Ok(n) => n,
         };
         state.pool(self.pool).stats.received += n as u64;
         if waits || !self.inbox.is_empty() {
             self.inbox.push(&scratch[..n]);
             if !waits {
-                self.process_inbox(state, cx)?;
+                self.process_inbox(state)?;
             }
             return Ok(true);
         }
-        let taken = self.process(state, &scratch[..n], cx)?;
+        let taken = self.process(state, &scratch[..n])?;
         if taken < n {
             self.inbox.push(&scratch[taken..n]);
         }
@@ -423,45 +448,45 @@ impl Client {
     }
 
     /// Reads from the server once. Was there anything?
-    fn read_server(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn read_server(&mut self, state: &mut State) -> Result<bool, End> {
         let mut scratch = std::mem::take(&mut state.scratch);
-        let outcome = self.read_server_into(state, &mut scratch, cx);
+        let outcome = self.read_server_into(state, &mut scratch);
         state.scratch = scratch;
         outcome
     }
 
-    fn read_server_into(&mut self, state: &mut State, scratch: &mut [u8], cx: &mut Context<'_>) -> Result<bool, End> {
+    fn read_server_into(&mut self, state: &mut State, scratch: &mut [u8]) -> Result<bool, End> {
         let Some(Linked { conn, .. }) = &mut self.link else { return Ok(false) };
-        let n = match poll_read(&mut conn.stream, scratch, cx) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(0) | Err(_)) => {
-                self.lose_server(state, Refusal::ServerLost, cx)?;
+        let n = match conn.stream.try_read(scratch) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Ok(0) | Err(_) => {
+                self.lose_server(state, Refusal::ServerLost)?;
                 return Ok(true);
             }
-            Poll::Ready(Ok(n)) => n,
+            Ok(n) => n,
         };
         if conn.inbox.is_empty() {
-            let taken = self.handle_server(state, &scratch[..n], cx)?;
+            let taken = self.handle_server(state, &scratch[..n])?;
             if let Some(link) = &mut self.link {
                 link.conn.inbox.push(&scratch[taken..n]);
             }
         } else {
             let mut inbox = conn.inbox.take();
             inbox.push(&scratch[..n]);
-            let taken = self.handle_server(state, inbox.as_slice(), cx)?;
+            let taken = self.handle_server(state, inbox.as_slice())?;
             inbox.consume(taken);
             if let Some(link) = &mut self.link {
                 link.conn.inbox = inbox;
             }
         }
-        self.after_server(state, cx)?;
+        self.after_server(state)?;
         Ok(true)
     }
 
     /// The session takes what the server sent; the client gets its part. Returns how much was taken.
-    fn handle_server(&mut self, state: &mut State, input: &[u8], cx: &mut Context<'_>) -> Result<usize, End> {
+    fn handle_server(&mut self, state: &mut State, input: &[u8]) -> Result<usize, End> {
         let Some(Linked { server, .. }) = &mut self.link else { return Ok(input.len()) };
-        let mut plan = std::mem::take(&mut state.plan);
+        let mut plan = state.downward.take().unwrap_or_default();
         plan.clear();
         let was_ready = server.is_ready();
         let result = {
@@ -482,11 +507,11 @@ impl Client {
             let outside = server.tx() == TxStatus::Idle;
             self.slot.set_doing(if outside { Doing::Idle } else { Doing::IdleInTransaction }, now);
             if !outside {
-                *self.slot.statement.borrow_mut() = server.last_statement();
+                *self.slot.statement.borrow_mut() = server.last_statement().into();
             }
         }
         if self.session.breaks_statement_pooling(server) {
-            state.plan = plan;
+            state.downward = Some(plan);
             return Err(End::Refused(Refusal::BlockInStatementPooling));
         }
         // The server is somebody else's before this client's bytes are on their way.
@@ -497,27 +522,27 @@ impl Client {
             Ok(())
         } else {
             self.hold = false;
-            self.outbox.send(plan.slices(input), &mut self.stream, cx)
+            self.outbox.send(plan.slices(input), &self.stream)
         };
-        state.plan = plan;
+        state.downward = Some(plan);
         sent.map_err(|_| End::Vanished)?;
         match result {
             Ok(taken) => Ok(taken),
             Err(violation) => {
                 tracing::warn!(server = self.slot.link.borrow().as_ref().map(|l| l.info.id), %violation, "server broke the protocol");
-                self.lose_server(state, Refusal::ServerLost, cx)?;
+                self.lose_server(state, Refusal::ServerLost)?;
                 Ok(input.len())
             }
         }
     }
 
     /// What the server's news mean for a session that is still linked.
-    fn after_server(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+    fn after_server(&mut self, state: &mut State) -> Result<(), End> {
         let Some(Linked { server, .. }) = &mut self.link else {
-            return if self.block == Block::Server { self.process_inbox(state, cx) } else { Ok(()) };
+            return if self.block == Block::Server { self.process_inbox(state) } else { Ok(()) };
         };
         if server.is_replay_lost() {
-            return self.lose_replay(state, cx);
+            return self.lose_replay(state);
         }
         if !server.is_replaying()
             && let Some(body) = server.take_own_error()
@@ -530,58 +555,38 @@ impl Client {
                 return Err(End::Refused(refusal));
             }
             self.session.undo_return().map_err(End::Refused)?;
-            return self.refuse(state, refusal, cx);
+            return self.refuse(state, refusal);
         }
         if !server.is_replaying() && server.take_reset_failed() {
             self.take_back(state);
             self.session.undo_return().map_err(End::Refused)?;
-            return self.go_on(state, cx);
+            return self.go_on(state);
         }
         if server.is_pinned() || self.slot.pinned.borrow().is_some() {
             self.watch_lease(state);
             self.tell_state(state);
         }
         match (&self.phase, &self.block) {
-            (Phase::Welcome, _) => self.welcome(state, cx),
-            (Phase::Open, Block::Server) => self.process_inbox(state, cx),
+            (Phase::Welcome, _) => self.welcome(state),
+            (Phase::Open, Block::Server) => self.process_inbox(state),
             _ => Ok(()),
         }
     }
 }
 
-impl Future for Client {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        this.slot.register(cx.waker());
-        let worker = this.worker.clone();
+impl Task for Client {
+    fn turn(&mut self) -> bool {
+        let worker = self.worker.clone();
         let mut state = worker.cell.borrow_mut();
-        state.now = Instant::now();
-        match this.run(&mut state, cx) {
-            Ok(()) => Poll::Pending,
+        state.now = worker.reactor.now();
+        match self.run(&mut state) {
+            Ok(()) => false,
             Err(end) => {
-                this.finish(&mut state, &end);
-                Poll::Ready(())
+                self.finish(&mut state, &end);
+                true
             }
         }
     }
-}
-
-/// Only an error matters: what is pending is tried again.
-trait ReadyErr {
-    fn is_ready_err(&self) -> bool;
-}
-
-impl ReadyErr for Poll<io::Result<()>> {
-    fn is_ready_err(&self) -> bool {
-        matches!(self, Poll::Ready(Err(_)))
-    }
-}
-
-pub(super) fn poll_read(stream: &mut Stream, scratch: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    let mut buf = ReadBuf::new(scratch);
-    stream.poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
 }
 
 fn micros(d: std::time::Duration) -> u64 {

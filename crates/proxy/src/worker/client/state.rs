@@ -1,8 +1,6 @@
 //! Following the session's state: audits before the server is given back, replays that failed, and what the console is
 //! told of both.
 
-use std::task::Context;
-
 use pgsluice_session::{AfterLoss, Ctx, Refusal};
 use pgsluice_wire::Report;
 
@@ -47,26 +45,30 @@ impl Client {
 
     /// The console is told whether the session is pinned, and what happened.
     pub(super) fn tell_state(&mut self, state: &mut State) {
+        if let Some(counts) = self.session.take_counts() {
+            state.pool(self.pool).count_state(self.slot.application_name(), &counts);
+        }
         let server = self.link.as_ref().map(|l| &l.server);
         let pinned = server.filter(|s| s.is_pinned());
+        if pinned.is_none() && self.slot.pinned.borrow().is_none() {
+            return;
+        }
         let reasons: Vec<_> = pinned.map(|s| s.pins().map(|reason| reason.name()).collect()).unwrap_or_default();
         let mut shown = self.slot.pinned.borrow_mut();
         if shown.as_ref().map_or(&[][..], |p| &p.reasons[..]) != &reasons[..] {
-            *shown = pinned.map(|s| Pinned {
-                reasons,
-                since: shown.as_ref().map_or(state.now, |p| p.since),
-                statement: s.last_statement(),
+            *shown = pinned.map(|s| {
+                Box::new(Pinned {
+                    reasons,
+                    since: shown.as_ref().map_or(state.now, |p| p.since),
+                    statement: s.last_statement(),
+                })
             });
-        }
-        drop(shown);
-        if let Some(counts) = self.session.take_counts() {
-            state.pool(self.pool).count_state(&self.slot.application_name, &counts);
         }
     }
 
     /// A replay failed that the client's messages were sent behind. They did not run, and are answered with its error; the
     /// server is closed, as its answers to them are still to come.
-    pub(super) fn lose_replay(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+    pub(super) fn lose_replay(&mut self, state: &mut State) -> Result<(), End> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.slot.link.borrow_mut().take();
         let body = link.server.take_own_error();
@@ -81,6 +83,6 @@ impl Client {
         if after == AfterLoss::Close {
             return Err(End::Told("settings could not be replayed"));
         }
-        self.process_inbox(state, cx)
+        self.process_inbox(state)
     }
 }

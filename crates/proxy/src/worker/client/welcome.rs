@@ -1,10 +1,8 @@
 //! The first word to a client: the parameters that PostgreSQL would have reported, under the client's own settings.
 
-use std::sync::Arc;
-use std::task::Context;
-
 use pgsluice_session::Params;
 use pgsluice_wire::{BackendWriter, TxStatus};
+use std::sync::Arc;
 
 use super::end::End;
 use super::{Block, Client, Phase};
@@ -16,17 +14,17 @@ const APPLICATION_NAME_MAX: usize = 63;
 
 impl Client {
     /// Tells the client what PostgreSQL would have: from memory, or from a server that was brought to its settings.
-    pub(super) fn welcome(&mut self, state: &mut State, cx: &mut Context<'_>) -> Result<(), End> {
+    pub(super) fn welcome(&mut self, state: &mut State) -> Result<(), End> {
         let settings = self.session.settings().clone();
         let name = settings.get("application_name").filter(|n| is_plain(n)).map(str::to_owned);
         // One entry for all names, and none of them for a client that gave no name.
         let key = if name.is_some() { settings.with("application_name", "") } else { (*settings).clone() };
         if let Some(params) = state.pool(self.pool).welcomes.get(&key) {
             let params = params.clone();
-            return self.open(state, params, name.as_deref(), cx);
+            return self.open(state, params, name.as_deref());
         }
         let Some(Linked { conn, server }) = &mut self.link else {
-            return if self.checkout(state)? { self.welcome(state, cx) } else { Ok(()) };
+            return if self.checkout(state)? { self.welcome(state) } else { Ok(()) };
         };
         if !server.is_replaying() && !Arc::ptr_eq(server.settings(), &settings) {
             self.session.replay(server, conn.outbox.tail());
@@ -41,16 +39,10 @@ impl Client {
             welcomes.clear();
         }
         welcomes.insert(key, params.clone());
-        self.open(state, params, name.as_deref(), cx)
+        self.open(state, params, name.as_deref())
     }
 
-    fn open(
-        &mut self,
-        state: &mut State,
-        mut params: Arc<Params>,
-        name: Option<&str>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), End> {
+    fn open(&mut self, state: &mut State, mut params: Arc<Params>, name: Option<&str>) -> Result<(), End> {
         let named = name.filter(|_| params.get("application_name").is_some());
         if let Some(Ok(own)) = named.map(|name| params.with("application_name", name)) {
             params = state.registry.intern_params(&Arc::new(own));
@@ -66,7 +58,7 @@ impl Client {
         self.hold = false;
         self.block = Block::None;
         self.release_if_done(state);
-        self.process_inbox(state, cx)
+        self.process_inbox(state)
     }
 }
 
