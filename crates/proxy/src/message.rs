@@ -1,6 +1,6 @@
 //! What the front thread and the workers tell each other. No query travels here: only what is rare.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_console::{Counters, PinCounters};
@@ -156,9 +156,6 @@ pub(crate) enum ToFront {
         worker: usize,
         to: ShedTo,
     },
-    ClientGone {
-        pid: u32,
-    },
     /// Send a cancel request; tell when PostgreSQL has closed its connection.
     Cancel {
         address: Address,
@@ -166,6 +163,21 @@ pub(crate) enum ToFront {
         done: oneshot::Sender<()>,
         asker: Option<oneshot::Sender<()>>,
     },
+}
+
+/// Clients that have gone, by process id, until the front looks. It needs not be woken for them: it counts when it has to know.
+#[derive(Debug, Default)]
+pub(crate) struct Departed(Mutex<Vec<u32>>);
+
+impl Departed {
+    pub(crate) fn add(&self, pid: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
+    }
+
+    pub(crate) fn take(&self, forget: impl FnMut(u32)) {
+        let gone = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        gone.into_iter().for_each(forget);
+    }
 }
 
 /// A worker's share of what the console shows.

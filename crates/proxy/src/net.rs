@@ -3,7 +3,7 @@
 //! On the front's thread its runtime tells what is ready, on a worker's the loop of its own ([`crate::reactor`]).
 
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -31,10 +31,18 @@ pub(crate) enum Stream {
 #[derive(Debug)]
 pub(crate) enum Socket {
     /// With the front's runtime.
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(Box<Accepted>),
+    Unix(Box<UnixStream>),
     /// With a worker's loop.
     Worker(Registered),
+}
+
+/// A TCP connection of the front's, and what is known of its ends without asking the kernel.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    stream: TcpStream,
+    peer: Option<End>,
+    local: Option<End>,
 }
 
 /// A socket of a worker's.
@@ -84,6 +92,12 @@ impl End {
     }
 }
 
+impl From<SocketAddr> for End {
+    fn from(address: SocketAddr) -> Self {
+        Self { address: Some(address.ip()), port: address.port() }
+    }
+}
+
 impl From<io::Result<SockAddr>> for End {
     fn from(address: io::Result<SockAddr>) -> Self {
         let address = address.ok().and_then(|a| a.as_socket());
@@ -111,8 +125,8 @@ impl Socket {
         match self {
             Self::Worker(s) => s.try_read(buf),
             Self::Tcp(s) => {
-                let n = s.try_read(buf)?;
-                is_drained(n, buf.len()).then(|| s.try_io(Interest::READABLE, nothing_left));
+                let n = s.stream.try_read(buf)?;
+                is_drained(n, buf.len()).then(|| s.stream.try_io(Interest::READABLE, nothing_left));
                 Ok(n)
             }
             Self::Unix(s) => {
@@ -126,7 +140,7 @@ impl Socket {
     pub(crate) fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Worker(s) => s.try_write(bufs),
-            Self::Tcp(s) => s.try_write_vectored(bufs),
+            Self::Tcp(s) => s.stream.try_write_vectored(bufs),
             Self::Unix(s) => s.try_write_vectored(bufs),
         }
     }
@@ -137,7 +151,7 @@ impl Socket {
                 s.place.readable().await;
                 Ok(())
             }
-            Self::Tcp(s) => s.readable().await,
+            Self::Tcp(s) => s.stream.readable().await,
             Self::Unix(s) => s.readable().await,
         }
     }
@@ -148,7 +162,7 @@ impl Socket {
                 s.place.writable().await;
                 Ok(())
             }
-            Self::Tcp(s) => s.writable().await,
+            Self::Tcp(s) => s.stream.writable().await,
             Self::Unix(s) => s.writable().await,
         }
     }
@@ -156,7 +170,7 @@ impl Socket {
     /// Leaves what told of its readiness.
     fn unregister(self) -> io::Result<(OwnedFd, Kind)> {
         Ok(match self {
-            Self::Tcp(s) => (s.into_std()?.into(), Kind::Tcp),
+            Self::Tcp(s) => (s.stream.into_std()?.into(), Kind::Tcp),
             Self::Unix(s) => (s.into_std()?.into(), Kind::Unix),
             Self::Worker(Registered { place, fd, kind }) => {
                 place.leave(&fd);
@@ -202,6 +216,18 @@ impl Registered {
     }
 }
 
+/// No delay for small messages, and probes for peers that vanished without a word, or none. What is accepted has it from the socket
+/// that listens (tcp(7)).
+pub(crate) fn tune(socket: impl AsFd, keepalive: bool) {
+    let socket = SockRef::from(&socket);
+    // A socket that takes no option still works: nothing to do about it.
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = match keepalive {
+        true => socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE)),
+        false => socket.set_keepalive(false),
+    };
+}
+
 /// Told to tokio, it takes the socket for not ready.
 fn nothing_left() -> io::Result<()> {
     Err(io::ErrorKind::WouldBlock.into())
@@ -210,7 +236,7 @@ fn nothing_left() -> io::Result<()> {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(s) => s.as_fd(),
+            Self::Tcp(s) => s.stream.as_fd(),
             Self::Unix(s) => s.as_fd(),
             Self::Worker(s) => s.fd.as_fd(),
         }
@@ -219,13 +245,13 @@ impl AsFd for Socket {
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Self::Plain(Socket::Tcp(stream))
+        Self::Plain(Socket::Tcp(Box::new(Accepted { stream, peer: None, local: None })))
     }
 }
 
 impl From<UnixStream> for Stream {
     fn from(stream: UnixStream) -> Self {
-        Self::Plain(Socket::Unix(stream))
+        Self::Plain(Socket::Unix(Box::new(stream)))
     }
 }
 
@@ -318,27 +344,31 @@ impl Stream {
         TcpStream::connect((host, port)).await.map(Self::from)
     }
 
-    /// No delay for small messages, and probes for peers that vanished without a word.
+    /// A client that was accepted; `local` if that is known.
+    pub(crate) fn accepted(stream: TcpStream, peer: SocketAddr, local: Option<SocketAddr>) -> Self {
+        let (peer, local) = (Some(peer.into()), local.map(End::from));
+        Self::Plain(Socket::Tcp(Box::new(Accepted { stream, peer, local })))
+    }
+
+    /// See [`tune`].
     pub(crate) fn tune(&self, keepalive: bool) {
         let socket = self.socket();
         if socket.kind() == Kind::Tcp {
-            // A socket that takes no option still works: nothing to do about it.
-            let _ = rustix::net::sockopt::set_tcp_nodelay(socket, true);
-            if keepalive {
-                let _ = SockRef::from(socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE));
-            }
+            tune(socket, keepalive);
         }
     }
 
     /// Where it comes from.
     pub(crate) fn peer(&self) -> End {
-        SockRef::from(self.socket()).peer_addr().into()
+        let known = if let Socket::Tcp(s) = self.socket() { s.peer } else { None };
+        known.unwrap_or_else(|| SockRef::from(self.socket()).peer_addr().into())
     }
 
     pub(crate) fn ends(&self) -> Ends {
-        let socket = SockRef::from(self.socket());
+        let known = if let Socket::Tcp(s) = self.socket() { s.local } else { None };
+        let local = known.unwrap_or_else(|| SockRef::from(self.socket()).local_addr().into());
         let tls = if let Self::Tls(s) = self { s.describe().into() } else { Box::default() };
-        Ends { peer: self.peer(), local: socket.local_addr().into(), tls }
+        Ends { peer: self.peer(), local, tls }
     }
 
     /// What the channel to a server can be bound by, if it is encrypted; see [`pgsluice_auth::end_point`].
@@ -360,7 +390,9 @@ impl Stream {
 
     /// Writes as much as is taken without waiting: for last words.
     pub(crate) fn write_now(&self, mut bytes: &[u8]) {
-        while let (false, Ok(taken @ 1..)) = (bytes.is_empty(), self.try_write(bytes)) {
+        while !bytes.is_empty()
+            && let Ok(taken @ 1..) = self.try_write(bytes)
+        {
             bytes = &bytes[taken..];
         }
     }

@@ -41,8 +41,14 @@ pub(super) struct LoggedIn {
 impl Front {
     pub(super) async fn accept(self: Rc<Self>, listener: Listener) {
         loop {
+            listener.tune(self.config().settings.tcp_keepalive);
             match listener.accept().await {
                 Ok(stream) => {
+                    let keepalive = self.config().settings.tcp_keepalive;
+                    if listener.tune(keepalive) {
+                        // The configuration changed since it was begun to wait for it.
+                        stream.tune(keepalive);
+                    }
                     spawn_local(self.clone().greet(stream));
                 }
                 Err(error) => {
@@ -55,7 +61,6 @@ impl Front {
 
     async fn greet(self: Rc<Self>, stream: Stream) {
         let settings = self.config().settings.clone();
-        stream.tune(settings.tcp_keepalive);
         let mut place = Some(stream);
         let outcome = {
             let _count = Count::begin(&self, |state| &mut state.logins);
@@ -309,7 +314,8 @@ impl Front {
         if self.shutdown.is_begun() {
             return Err(Refusal::ShuttingDown);
         }
-        let state = self.cell.borrow();
+        let mut state = self.cell.borrow_mut();
+        state.see_off(&self.departed);
         if state.disabled.contains(database) {
             return Err(Refusal::Disabled(database.into()));
         }

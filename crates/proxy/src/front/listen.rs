@@ -1,6 +1,8 @@
 //! Listening sockets, over TCP and in the file system; for metrics over TCP only.
 
+use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,7 @@ use pgsluice_config::{Config, Listener as Address};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::StartError;
-use crate::net::Stream;
+use crate::net::{Stream, tune};
 
 /// What to change when an address is not to be had: for clients, for metrics.
 const CLIENTS: &str = "--listen or listen_addr and listen_port";
@@ -16,8 +18,17 @@ const METRICS: &str = "metrics_listen";
 
 /// A listening socket.
 pub(super) enum Listener {
-    Tcp(TcpListener),
+    Tcp(TcpSide),
     Unix(UnixListener, SocketFile),
+}
+
+/// A socket that listens, and what those that are accepted have from it.
+pub(super) struct TcpSide {
+    listener: TcpListener,
+    /// Where clients arrive, if it is not one of many addresses.
+    local: Option<SocketAddr>,
+    /// `tcp_keepalive`, once it was set.
+    keepalive: Cell<Option<bool>>,
 }
 
 /// The socket's file goes with it.
@@ -32,15 +43,27 @@ impl Drop for SocketFile {
 impl Listener {
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Tcp(l) => l.local_addr().map_or_else(|_| "?".into(), |a| a.to_string()),
+            Self::Tcp(side) => side.listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string()),
             Self::Unix(_, file) => file.0.display().to_string(),
         }
     }
 
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(l) => l.accept().await.map(|(s, _)| Stream::from(s)),
+            Self::Tcp(side) => side.listener.accept().await.map(|(s, peer)| Stream::accepted(s, peer, side.local)),
             Self::Unix(l, _) => l.accept().await.map(|(s, _)| Stream::from(s)),
+        }
+    }
+
+    /// What is accepted from now on has these options without being given them. Did it have others?
+    pub(super) fn tune(&self, keepalive: bool) -> bool {
+        match self {
+            Self::Tcp(side) if side.keepalive.get() != Some(keepalive) => {
+                tune(&side.listener, keepalive);
+                side.keepalive.set(Some(keepalive));
+                true
+            }
+            _ => false,
         }
     }
 }
@@ -52,7 +75,10 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
     let failed = |address: String, error| StartError::Listen { address, error, keys: CLIENTS };
     for address in s.listeners() {
         let bound = bind_tcp(&address, s.listen_backlog).map_err(|error| failed(address.to_string(), error))?;
-        listeners.extend(bound.into_iter().map(Listener::Tcp));
+        listeners.extend(bound.into_iter().map(|listener| {
+            let local = listener.local_addr().ok().filter(|a| !a.ip().is_unspecified());
+            Listener::Tcp(TcpSide { listener, local, keepalive: Cell::new(None) })
+        }));
     }
     if let Some(dir) = &s.unix_socket_dir {
         let path = dir.join(format!(".s.PGSQL.{}", s.listen_port));

@@ -43,7 +43,7 @@ use tracing::{debug, info, warn};
 
 pub use tls::check_tls;
 
-use crate::message::{ToFront, ToWorker};
+use crate::message::{Departed, ToFront, ToWorker};
 use crate::reactor::Reactor;
 use crate::spec::{Address, PoolSpec, Target};
 use crate::worker;
@@ -131,26 +131,28 @@ pub fn run(config: Config, source: Source) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let (to_front, mailbox) = mpsc::unbounded_channel();
-    let workers = start_workers(config.settings.workers as usize, &to_front)?;
-    let front = Rc::new(Front::new(config, source, workers, tls));
+    let departed = Arc::new(Departed::default());
+    let workers = start_workers(config.settings.workers as usize, &to_front, &departed)?;
+    let front = Rc::new(Front::new(config, source, workers, departed, tls));
     local.block_on(&runtime, async move { front.serve(mailbox).await })
 }
 
 fn start_workers(
     count: usize,
     to_front: &mpsc::UnboundedSender<ToFront>,
+    departed: &Arc<Departed>,
 ) -> Result<Vec<mpsc::UnboundedSender<ToWorker>>, StartError> {
     let mut workers = Vec::new();
     for index in 0..count {
         let (to_worker, mailbox) = mpsc::unbounded_channel();
-        let to_front = to_front.clone();
+        let outward = (to_front.clone(), departed.clone());
         let (told, opened) = std::sync::mpsc::channel();
         std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             // The loop is its thread's. Whoever is told waits for it.
             match Reactor::open() {
                 Ok(reactor) => {
                     let _ = told.send(Ok(()));
-                    worker::run(&reactor, (index, count), to_front, mailbox);
+                    worker::run(&reactor, (index, count), outward, mailbox);
                 }
                 Err(error) => drop(told.send(Err(error))),
             }
@@ -167,6 +169,7 @@ struct Front {
     config: RefCell<Arc<Config>>,
     tls: RefCell<tls::Tls>,
     workers: Vec<mpsc::UnboundedSender<ToWorker>>,
+    departed: Arc<Departed>,
     cell: RefCell<State>,
     /// Salts of users that do not exist.
     mock_key: [u8; 32],
@@ -252,7 +255,13 @@ struct StatsHistory {
 }
 
 impl Front {
-    fn new(config: Config, source: Source, workers: Vec<mpsc::UnboundedSender<ToWorker>>, tls: tls::Tls) -> Self {
+    fn new(
+        config: Config,
+        source: Source,
+        workers: Vec<mpsc::UnboundedSender<ToWorker>>,
+        departed: Arc<Departed>,
+        tls: tls::Tls,
+    ) -> Self {
         let state = State {
             broker: Broker::new(workers.len()),
             clusters: Vec::new(),
@@ -280,6 +289,7 @@ impl Front {
             config: RefCell::new(Arc::new(config)),
             tls: RefCell::new(tls),
             workers,
+            departed,
             cell: RefCell::new(state),
             mock_key: random(),
             hashing: tokio::sync::Semaphore::new(1),
@@ -328,7 +338,10 @@ impl Front {
                     None => return Ok(()),
                 },
                 _ = tick.tick() => {
-                    self.cell.borrow_mut().broker.tick();
+                    let mut state = self.cell.borrow_mut();
+                    state.see_off(&self.departed);
+                    state.broker.tick();
+                    drop(state);
                     self.pump();
                     self.watch_budgets();
                 }
@@ -361,7 +374,6 @@ impl Front {
                 self.tell(to, ToWorker::Server { pool, server });
             }
             ToFront::ShedExpired { pool, worker, to } => state.broker.handle_shed_expired(pool, worker, to),
-            ToFront::ClientGone { pid } => drop(state.clients.remove(&pid)),
             ToFront::Cancel { address, key, done, asker } => {
                 drop(state);
                 spawn_local(self.clone().send_cancel(address, key, done, asker));
@@ -550,6 +562,13 @@ impl Front {
 }
 
 impl State {
+    /// Those who have gone are forgotten.
+    fn see_off(&mut self, departed: &Departed) {
+        departed.take(|pid| {
+            self.clients.remove(&pid);
+        });
+    }
+
     /// What is paused keeps no minimum.
     fn set_minimum(&mut self, pool: PoolId) {
         let spec = &self.pools[pool.0].spec;

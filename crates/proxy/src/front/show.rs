@@ -26,6 +26,7 @@ impl Front {
         let workers = self.ask_workers(detail).await;
         let leaks = if subject == Subject::Leaks { self.leaks(&workers).await } else { Vec::new() };
         let config = self.config();
+        self.cell.borrow_mut().see_off(&self.departed);
         let state = self.cell.borrow();
         let shares: Vec<_> = workers.iter().flat_map(|w| w.pools.iter().cloned()).collect();
         Snapshot {

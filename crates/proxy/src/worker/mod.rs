@@ -22,7 +22,7 @@ use pgsluice_session::{Counters, Params, Plan, Refusal, Registry, Settings, Stat
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-use crate::message::{Drain, NewClient, NewServer, ToFront, ToWorker};
+use crate::message::{Departed, Drain, NewClient, NewServer, ToFront, ToWorker};
 use crate::reactor::{Reactor, TaskId, yield_now};
 use crate::spec::PoolSpec;
 use catalog::Knowledge;
@@ -47,6 +47,7 @@ pub(crate) struct Worker {
     index: usize,
     reactor: Rc<Reactor>,
     front: mpsc::UnboundedSender<ToFront>,
+    departed: Arc<Departed>,
     cell: RefCell<State>,
 }
 
@@ -156,7 +157,7 @@ impl State {
 pub(crate) fn run(
     reactor: &Rc<Reactor>,
     (index, workers): (usize, usize),
-    front: mpsc::UnboundedSender<ToFront>,
+    (front, departed): (mpsc::UnboundedSender<ToFront>, Arc<Departed>),
     mailbox: mpsc::UnboundedReceiver<ToWorker>,
 ) {
     let state = State {
@@ -175,7 +176,7 @@ pub(crate) fn run(
         drain: None,
         draining: None,
     };
-    let worker = Rc::new(Worker { index, reactor: reactor.clone(), front, cell: RefCell::new(state) });
+    let worker = Rc::new(Worker { index, reactor: reactor.clone(), front, departed, cell: RefCell::new(state) });
     let is_over = Rc::new(Cell::new(false));
     reactor.spawn(worker.clone().read_mail(mailbox, is_over.clone()));
     let mut tick = Instant::now();
@@ -243,7 +244,7 @@ impl Worker {
             }
             Err(error) => {
                 debug!(%error, "client could not be registered");
-                self.tell(ToFront::ClientGone { pid });
+                self.departed.add(pid);
             }
         }
     }

@@ -62,7 +62,7 @@ impl Worker {
             Ok(ends) => ends,
             Err(error) => {
                 debug!(%error, "a replication connection could not be registered");
-                return self.tell(ToFront::ClientGone { pid: slot.pid });
+                return self.departed.add(slot.pid);
             }
         };
         slot.set_doing(Doing::Replicating, Instant::now());
@@ -146,7 +146,7 @@ impl Tunnel {
         if entry.spec.log_disconnections {
             info!(client = self.slot.id, user = %self.slot.user, database = %entry.spec.database, %reason, "replication client gone");
         }
-        self.worker.tell(ToFront::ClientGone { pid: self.slot.pid });
+        self.worker.departed.add(self.slot.pid);
     }
 }
 

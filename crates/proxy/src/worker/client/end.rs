@@ -5,7 +5,6 @@ use pgsluice_wire::Severity;
 use tracing::info;
 
 use super::{Block, Client, Phase};
-use crate::message::ToFront;
 use crate::worker::State;
 use crate::worker::conn::Linked;
 use crate::worker::recover::Left;
@@ -84,7 +83,7 @@ impl Client {
             };
             info!(client = self.slot.id, user = %self.slot.user, database = %entry.spec.database, %reason, "client gone");
         }
-        self.worker.tell(ToFront::ClientGone { pid: self.slot.pid });
+        self.worker.departed.add(self.slot.pid);
     }
 
     /// Half a message has gone to the server: nothing can follow it. What may run there is cancelled.

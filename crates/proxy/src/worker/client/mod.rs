@@ -149,7 +149,7 @@ impl Client {
             }
             // The server may have been done before the client's last message was through, or the outbox empty.
             let asks = self.phase == Phase::Open && self.release_if_done(state);
-            if !asks && !(progress && self.may_go_on()) {
+            if !(asks || progress && self.may_go_on()) {
                 return Ok(());
             }
         }
