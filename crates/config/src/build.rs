@@ -2,7 +2,7 @@
 //! dialect implies is filled in. Contradictions between values are `check`'s business.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,8 @@ pub(crate) fn build(
     let mut databases = builder.sections("databases", document.databases, DATABASE_KEYS, pgbouncer::database_key);
     let mut users = builder.sections("users", document.users, USER_KEYS, pgbouncer::user_key);
     if let Some((path, text)) = builder.named("auth_file", settings.auth_file.as_deref()) {
-        builder.user_list(path, &Zeroizing::new(text), &mut users);
+        let warns = settings.auth_type == AuthType::ScramSha256;
+        builder.user_list(path, &Zeroizing::new(text), warns, &mut users);
     }
     let (hba, ident) = builder.rules(&settings);
     builder.hosts(&settings, &mut databases);
@@ -211,8 +212,11 @@ impl Builder<'_> {
         (rules, maps.unwrap_or_default())
     }
 
-    fn user_list(&mut self, path: PathBuf, text: &str, users: &mut BTreeMap<String, User>) {
+    /// `warns_of_md5`: it has to be known where such secrets stand.
+    fn user_list(&mut self, path: PathBuf, text: &str, warns_of_md5: bool, users: &mut BTreeMap<String, User>) {
         let file = path.into();
+        // Where names stand first: a list can be long, so that is looked up only once one is repeated.
+        let mut lines = None;
         for (line, user) in userlist::parse(text) {
             let place = Place { file: std::sync::Arc::clone(&file), line };
             let (name, secret) = match user {
@@ -222,7 +226,18 @@ impl Builder<'_> {
                     continue;
                 }
             };
+            let Some(User { password: Some(_), .. }) = users.get(&name) else {
+                if warns_of_md5 && secret.is_md5() {
+                    self.places.insert(entry_path("users", &name) + ".password", place);
+                }
+                users.entry(name).or_default().password = Some(secret);
+                continue;
+            };
             let key = entry_path("users", &name) + ".password";
+            if !self.places.contains_key(&key) {
+                let line = lines.get_or_insert_with(|| first_lines(text)).get(&name).copied().unwrap_or(line);
+                self.places.insert(key.clone(), Place { file: std::sync::Arc::clone(&file), line });
+            }
             if self.is_first(&key, &place) {
                 users.entry(name).or_default().password = Some(secret);
             }
@@ -266,6 +281,16 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+fn first_lines(list: &str) -> HashMap<String, u32> {
+    let mut first = HashMap::new();
+    for (line, user) in userlist::parse(list) {
+        if let Ok((name, _)) = user {
+            first.entry(name).or_insert(line);
+        }
+    }
+    first
 }
 
 fn unknown_setting(key: &str, dialect: Dialect) -> ProblemKind {

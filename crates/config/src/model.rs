@@ -2,6 +2,7 @@
 //! and does not know which dialect it came from.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -89,6 +90,53 @@ macro_rules! entry {
         #[derive(Clone, Debug, PartialEq)]
         pub struct $entry { $( $(#[doc = $doc])+ pub $name: $ty, )+ }
 
+        entry!(keys $entry $keys { $( $(#[doc = $doc])+ $name as $kind; )+ });
+
+        impl Default for $entry {
+            fn default() -> Self {
+                Self { $( $name: $default, )+ }
+            }
+        }
+    };
+    // The same with all but the first in a part that is there only if one of them is set.
+    (
+        $(#[doc = $entry_doc:literal])+ $entry:ident $keys:ident
+        { $(#[doc = $first_doc:literal])+ $first:ident: $first_ty:ty as $first_kind:ty; }
+        $(#[doc = $part_doc:literal])+ $part:ident
+        { $( $(#[doc = $doc:literal])+ $name:ident: $ty:ty as $kind:ty; )+ }
+    ) => {
+        $(#[doc = $entry_doc])+
+        #[derive(Clone, Debug, Default)]
+        pub struct $entry { $(#[doc = $first_doc])+ pub $first: $first_ty, own: Option<Box<$part>> }
+
+        $(#[doc = $part_doc])+
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct $part { $( $(#[doc = $doc])+ pub $name: $ty, )+ }
+
+        entry!(keys $entry $keys { $(#[doc = $first_doc])+ $first as $first_kind; $( $(#[doc = $doc])+ $name as $kind; )+ });
+
+        impl Deref for $entry {
+            type Target = $part;
+
+            fn deref(&self) -> &$part {
+                static NONE: $part = $part { $( $name: None, )+ };
+                self.own.as_deref().unwrap_or(&NONE)
+            }
+        }
+
+        impl DerefMut for $entry {
+            fn deref_mut(&mut self) -> &mut $part {
+                self.own.get_or_insert_default()
+            }
+        }
+
+        impl PartialEq for $entry {
+            fn eq(&self, other: &Self) -> bool {
+                self.$first == other.$first && **self == **other
+            }
+        }
+    };
+    (keys $entry:ident $keys:ident { $( $(#[doc = $doc:literal])+ $name:ident as $kind:ty; )+ }) => {
         #[doc = concat!("Every key of a [`", stringify!($entry), "`] entry.")]
         pub static $keys: &[EntryKey<$entry>] = &[ $( EntryKey {
             key: stringify!($name),
@@ -96,12 +144,6 @@ macro_rules! entry {
             secret: <$kind>::SECRET,
             read: |entry, raw| <$kind>::read(raw).map(|value| entry.$name = value),
         }, )+ ];
-
-        impl Default for $entry {
-            fn default() -> Self {
-                Self { $( $name: $default, )+ }
-            }
-        }
     };
 }
 
@@ -167,35 +209,38 @@ entry! {
     User USER_KEYS {
         /// The secret that clients of this name are checked against, and that servers are opened with if it is plain. In
         /// TOML also "file:/path" or "env:NAME", as a database's.
-        password: Option<Secret> as Maybe<Secret> = None;
+        password: Option<Secret> as Maybe<Secret>;
+    }
+    /// Limits of a user's own. Most of those in a user list have none, and take no room for it.
+    UserLimits {
         /// Pool mode; wins over the database's.
-        pool_mode: Option<PoolMode> as Maybe<PoolMode> = None;
+        pool_mode: Option<PoolMode> as Maybe<PoolMode>;
         /// Servers per pool of this user; wins over the database's.
-        pool_size: Option<u32> as Maybe<Count> = None;
+        pool_size: Option<u32> as Maybe<Count>;
         /// Servers kept open per pool of this user; wins over the database's.
-        min_pool_size: Option<u32> as Maybe<Count> = None;
+        min_pool_size: Option<u32> as Maybe<Count>;
         /// What this user's pools get in proportion to others; wins over the database's.
-        pool_weight: Option<u32> as Maybe<Weight> = None;
+        pool_weight: Option<u32> as Maybe<Weight>;
         /// Clients of one pool that may wait at once; wins over the database's.
-        max_pool_waiting: Option<u32> as Maybe<Count> = None;
+        max_pool_waiting: Option<u32> as Maybe<Count>;
         /// Further servers for a pool whose clients wait; wins over the database's.
-        reserve_pool_size: Option<u32> as Maybe<Count> = None;
+        reserve_pool_size: Option<u32> as Maybe<Count>;
         /// Servers of this user over all databases.
-        max_user_connections: Option<u32> as Maybe<Count> = None;
+        max_user_connections: Option<u32> as Maybe<Count>;
         /// What is done about state that cannot move to another server; wins over the database's.
-        pin_policy: Option<PinPolicies> as Maybe<PinPolicies> = None;
+        pin_policy: Option<PinPolicies> as Maybe<PinPolicies>;
         /// When servers are audited; wins over the database's.
-        audit: Option<Audit> as Maybe<Audit> = None;
+        audit: Option<Audit> as Maybe<Audit>;
         /// How long a query may run.
-        query_timeout: Option<Duration> as Maybe<Seconds> = None;
+        query_timeout: Option<Duration> as Maybe<Seconds>;
         /// How long a client may wait for a server; wins over the database's.
-        query_wait_timeout: Option<Duration> as Maybe<Seconds> = None;
+        query_wait_timeout: Option<Duration> as Maybe<Seconds>;
         /// How long a client may be idle inside a transaction.
-        idle_transaction_timeout: Option<Duration> as Maybe<Seconds> = None;
+        idle_transaction_timeout: Option<Duration> as Maybe<Seconds>;
         /// How long a transaction may take.
-        transaction_timeout: Option<Duration> as Maybe<Seconds> = None;
+        transaction_timeout: Option<Duration> as Maybe<Seconds>;
         /// How long a client may be idle.
-        client_idle_timeout: Option<Duration> as Maybe<Seconds> = None;
+        client_idle_timeout: Option<Duration> as Maybe<Seconds>;
     }
 }
 

@@ -123,7 +123,8 @@ pub fn config_from_url(url: &Url, listen: &[String]) -> Result<Config, Problems>
         ..Database::default()
     };
     let named = Database { dbname: Some(url.dbname.clone()), ..fallback.clone() };
-    let user = User { password: url.password.clone(), ..User::default() };
+    let mut user = User::default();
+    user.password.clone_from(&url.password);
     Ok(Config {
         settings,
         databases: [(url.dbname.clone(), named), (FALLBACK.to_string(), fallback)].into(),

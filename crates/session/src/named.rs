@@ -45,7 +45,7 @@ impl Session {
             server.owe(Owed::ParseTaken { old, statement });
             return Ok(Step::Taken);
         }
-        let name: Arc<[u8]> = parse.name.into();
+        let name = ctx.registry.intern_name(parse.name);
         self.names.insert(name.clone(), statement.clone());
         if server.tx == TxStatus::Failed {
             // It is PostgreSQL's to say that it takes none now, so it has to be asked.

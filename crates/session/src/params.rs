@@ -63,20 +63,25 @@ impl Params {
 
 /// Values in use, each once: those that are the same have the same pointer.
 #[derive(Debug)]
-pub(crate) struct Interned<T> {
+pub(crate) struct Interned<T: ?Sized> {
     known: HashSet<Arc<T>>,
     sweep_at: usize,
 }
 
-impl<T> Default for Interned<T> {
+impl<T: ?Sized> Default for Interned<T> {
     fn default() -> Self {
         Self { known: HashSet::new(), sweep_at: 0 }
     }
 }
 
-impl<T: Eq + Hash> Interned<T> {
+impl<T: Eq + Hash + ?Sized> Interned<T> {
     /// The one copy of this.
     pub(crate) fn intern(&mut self, value: &Arc<T>) -> Arc<T> {
+        self.intern_as(value, || value.clone())
+    }
+
+    /// The same where it may have to be made first.
+    pub(crate) fn intern_as(&mut self, value: &T, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
         if let Some(found) = self.known.get(value) {
             return found.clone();
         }
@@ -84,8 +89,9 @@ impl<T: Eq + Hash> Interned<T> {
             self.known.retain(|p| Arc::strong_count(p) > 1);
             self.sweep_at = self.known.len() * 2;
         }
-        self.known.insert(value.clone());
-        value.clone()
+        let made = make();
+        self.known.insert(made.clone());
+        made
     }
 }
 

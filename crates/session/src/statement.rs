@@ -137,6 +137,8 @@ pub struct Registry {
     step: u64,
     params: Interned<Params>,
     settings: Interned<Settings>,
+    /// Names that clients give to their statements. Drivers count, so all clients have the same.
+    names: Interned<[u8]>,
     /// What texts of clients may do.
     pub(crate) readings: Readings,
     /// Names of custom settings that clients have made.
@@ -156,6 +158,7 @@ impl Registry {
             len: 0,
             params: Interned::default(),
             settings: Interned::default(),
+            names: Interned::default(),
             readings: Readings::default(),
             custom: BTreeSet::new(),
             next_id,
@@ -210,6 +213,11 @@ impl Registry {
     /// The one copy of these settings.
     pub fn intern_settings(&mut self, settings: &Arc<Settings>) -> Arc<Settings> {
         self.settings.intern(settings)
+    }
+
+    /// The one copy of a name.
+    pub(crate) fn intern_name(&mut self, name: &[u8]) -> Arc<[u8]> {
+        self.names.intern_as(name, || name.into())
     }
 
     /// A client may have made a custom setting of this name.
