@@ -1,5 +1,6 @@
 //! From an accepted connection to a worker, the console, or the door.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,11 +78,15 @@ impl Front {
         };
         let Some(stream) = place else { return };
         match outcome {
-            Ok(logged_in) => self.admit(stream, logged_in).await,
+            Ok(logged_in) => {
+                if let Some(special) = self.admit(stream, logged_in) {
+                    special.await;
+                }
+            }
             Err(None) => {}
             Err(Some(refusal)) => {
                 if let Refusal::BadPassword(user) = &refusal {
-                    self.hold_back(&place_of(stream.peer().address), user).await;
+                    Box::pin(self.hold_back(&place_of(stream.peer().address), user)).await;
                 }
                 self.turn_away(&stream, &refusal, Vec::new());
             }
@@ -105,7 +110,7 @@ impl Front {
                 self.check_failures(&place_of(stream.peer().address), &login.identity().user)?;
             }
             let step = match login.takes_long(&inbox) {
-                true => self.hash(&place_of(stream.peer().address), &mut login, &mut inbox, &mut out).await,
+                true => Box::pin(self.hash(&place_of(stream.peer().address), &mut login, &mut inbox, &mut out)).await,
                 false => login.handle(&inbox, &mut out),
             };
             if let Err(Refusal::BadPassword(user)) = &step {
@@ -126,7 +131,8 @@ impl Front {
                     stream.write_all(&out).await.map_err(|_| None)?;
                     out.clear();
                     let (plain, offer) = (place.take().ok_or(None)?, offer.clone().ok_or(None)?);
-                    *place = Some(self.encrypt(plain, offer.config, &std::mem::take(&mut inbox)).await.ok_or(None)?);
+                    let early = std::mem::take(&mut inbox);
+                    *place = Some(Box::pin(self.encrypt(plain, offer.config, &early)).await.ok_or(None)?);
                     login.set_encrypted();
                 }
                 LoginWant::Method => {
@@ -140,12 +146,12 @@ impl Front {
                         return Err(Some(Refusal::Unsupported("replication from the console".into())));
                     }
                     let end_point = offer.as_ref().and_then(|offer| offer.end_point.clone());
-                    let gate = self.gate_for(login.identity(), Caller::of(stream, end_point)).await?;
+                    let gate = Box::pin(self.gate_for(login.identity(), Caller::of(stream, end_point))).await?;
                     found = gate.found;
                     login.authenticate(gate.method, &mut out);
                 }
                 LoginWant::Cancel { pid, secret } => {
-                    self.pass_cancel(pid, secret).await;
+                    Box::pin(self.pass_cancel(pid, secret)).await;
                     return Err(None);
                 }
                 LoginWant::Done => {
@@ -214,7 +220,8 @@ impl Front {
         }
     }
 
-    async fn admit(self: Rc<Self>, stream: Stream, mut client: LoggedIn) {
+    /// Lets a client in; what is rare and takes its time is still to be done. (Apart, as all who log in would have to have room for it.)
+    fn admit(self: Rc<Self>, stream: Stream, mut client: LoggedIn) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
         let config = self.config();
         let Identity { user, database, .. } = &client.identity;
         if RESERVED_DATABASES.contains(&database.as_str()) {
@@ -223,13 +230,14 @@ impl Front {
             } else if config.settings.stats_users.contains(user) {
                 Access::Stats
             } else {
-                return self.turn_away(&stream, &Refusal::NotAdmin(user.as_str().into()), client.late);
+                self.turn_away(&stream, &Refusal::NotAdmin(user.as_str().into()), client.late);
+                return None;
             };
-            return self.serve_console(stream, access, client.early, client.late).await;
+            return Some(Box::pin(self.serve_console(stream, access, client.early, client.late)));
         }
         client.identity.drop_parameters(&config.settings.ignore_startup_parameters);
         if client.identity.replication != Replication::No {
-            return self.admit_replication(stream, client).await;
+            return Some(Box::pin(self.admit_replication(stream, client)));
         }
         match self.admission(&client.identity, client.learnt.take()) {
             Ok(pool) => {
@@ -239,6 +247,7 @@ impl Front {
             }
             Err(refusal) => self.turn_away(&stream, &refusal, client.late),
         }
+        None
     }
 
     /// What a worker has to know of a client, and which worker that is. `None`: its socket is of no use.

@@ -20,7 +20,7 @@ use crate::net::Stream;
 use crate::reactor::{Task, come_again};
 
 /// Rounds of passing on from both sides before others have their turn.
-const ROUNDS_MAX: usize = 8;
+const ROUNDS_MAX: usize = 2;
 
 /// One end, and what waits to be written to it.
 struct End {

@@ -33,7 +33,7 @@ const OUTBOX_MAX: usize = 64 << 10;
 const AHEAD_MAX: usize = 64 << 10;
 
 /// Rounds of reading from both sides before others have their turn.
-const ROUNDS_MAX: usize = 8;
+const ROUNDS_MAX: usize = 2;
 
 /// A Terminate message.
 const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
