@@ -200,10 +200,16 @@ fn a_role_that_nobody_knows_is_refused_without_a_password_too() {
 #[test]
 fn our_own_limit_of_clients_is_53300() {
     let pooler = pooler(Postgres::shared(), "max_client_conn = 2");
-    let _first = pooler.connect(APP, "postgres");
+    let mut first = pooler.connect(APP, "postgres");
     let _second = pooler.connect(APP, "postgres");
     let refused = pooler.try_connect(APP, "postgres").map(drop).unwrap_err();
     assert_eq!(refused.sqlstate(), "53300");
+    // Who has seen its connection end may come again at once.
+    for _ in 0..100 {
+        first.send(b"X\0\0\0\x04").unwrap();
+        assert_eq!(first.until_closed(Duration::from_secs(5)).map(|said| said.len()), Some(0));
+        first = pooler.connect(APP, "postgres");
+    }
 }
 
 #[test]

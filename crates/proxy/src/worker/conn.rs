@@ -103,7 +103,7 @@ impl Idle {
             deaf: false,
             cancels: Vec::new(),
         };
-        Ok(Self { conn: Box::new(conn), server: server.server })
+        Ok(Self { conn: Box::new(conn), server: server.server.at_home() })
     }
 
     pub(crate) fn pack(self) -> io::Result<NewServer> {
