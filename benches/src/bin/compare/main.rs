@@ -5,6 +5,7 @@
 mod bench;
 mod cells;
 mod certificate;
+mod floor;
 mod latency;
 mod machine;
 mod memory;
@@ -39,7 +40,7 @@ struct Options {
     /// Seconds of each measurement.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only the parts whose name contains this: cpu, syscalls, latency, memory, tls, state.
+    /// Only the parts whose name contains this: cpu, floor, syscalls, latency, memory, tls, state.
     #[arg(long, default_value = "")]
     part: String,
     /// The pgsluice to measure; $PGSLUICE_BIN, or the one built beside this program.
@@ -77,8 +78,9 @@ fn main() -> io::Result<()> {
     let started = Instant::now();
     println!("{}\n", machine::describe(&bench)?);
     type Part = fn(&Bench) -> io::Result<()>;
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("cpu", cells::run),
+        ("floor", floor::run),
         ("syscalls", syscalls::run),
         ("latency", latency::run),
         ("memory", memory::run),

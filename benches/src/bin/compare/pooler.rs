@@ -99,9 +99,17 @@ impl Pooler {
             // It refuses to run as root.
             command.args(["-u", "nobody"]);
         }
-        let child = command.arg(config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let mut pooler = Self { name, target, process: Process(child) };
-        pooler.wait(&path)?;
+        command.arg(config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Self::spawn(name, command, target, &path)
+    }
+
+    /// Starts a pooler that has a command of its own and waits until it answers; `log`: where it writes, if anywhere.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not answer, with the end of its log.
+    pub(crate) fn spawn(name: &'static str, mut command: Command, target: Target, log: &Path) -> io::Result<Self> {
+        let mut pooler = Self { name, target, process: Process(command.spawn()?) };
+        pooler.wait(log)?;
         Ok(pooler)
     }
 
