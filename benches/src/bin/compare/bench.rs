@@ -23,6 +23,8 @@ pub(crate) struct Bench {
     pub(crate) fakepg: PathBuf,
     /// Fewer rows, shorter.
     pub(crate) quick: bool,
+    /// Only rows of the part cpu whose label contains this.
+    pub(crate) row: String,
     /// Pairs of measurements per row.
     pub(crate) rounds: usize,
     /// Counted time of each measurement.

@@ -67,6 +67,14 @@ const PLAIN: [Cell; 12] = [
     connections("connect, query, close: trust"),
 ];
 
+/// The buffer that PgBouncer takes by default is a small one for large results; pgsluice has no use for this key.
+const WIDE: &str = "pkt_buf = 65536\n";
+const WITH_WIDE: [Cell; 3] = [
+    queries("row of 8 KB; PgBouncer with pkt_buf = 65536", Mode::Simple, ROW_8K, 16, Some(0.95), false),
+    queries("row of 100 KB; PgBouncer with pkt_buf = 65536", Mode::Simple, ROW_100K, 16, Some(0.95), false),
+    queries("COPY of 1 MB; PgBouncer with pkt_buf = 65536", Mode::Simple, COPY_1M, 16, Some(0.95), false),
+];
+
 const PREPARED: [Cell; 4] = [
     queries("prepared, named", Mode::Prepared, SELECT, 1, Some(0.60), false),
     queries("prepared, named", Mode::Prepared, SELECT, 16, Some(0.60), true),
@@ -100,6 +108,7 @@ pub(crate) fn run(bench: &Bench) -> io::Result<()> {
     let old = !machine::knows_prepared_statements(&machine::version(&bench.pgbouncer)?);
     let plain = Setup::PLAIN;
     rows(bench, plain, &PLAIN)?;
+    rows(bench, Setup { settings: WIDE, ..plain }, &WITH_WIDE)?;
     if old {
         rows(bench, Setup { theirs_in_session_mode: true, ..plain }, &PREPARED_OLD)?;
     } else {
@@ -111,7 +120,8 @@ pub(crate) fn run(bench: &Bench) -> io::Result<()> {
 }
 
 fn rows(bench: &Bench, setup: Setup, cells: &[Cell]) -> io::Result<()> {
-    let cells: Vec<&Cell> = cells.iter().filter(|c| c.quick || !bench.quick).collect();
+    let wanted = |cell: &&Cell| (cell.quick || !bench.quick) && cell.label.contains(&bench.row);
+    let cells: Vec<&Cell> = cells.iter().filter(wanted).collect();
     if cells.is_empty() {
         return Ok(());
     }

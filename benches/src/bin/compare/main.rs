@@ -43,6 +43,9 @@ struct Options {
     /// Only the parts whose name contains this: cpu, floor, syscalls, latency, memory, tls, state.
     #[arg(long, default_value = "")]
     part: String,
+    /// Only the rows of the part cpu whose label contains this.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    row: String,
     /// The pgsluice to measure; $PGSLUICE_BIN, or the one built beside this program.
     #[arg(long)]
     pgsluice: Option<PathBuf>,
@@ -70,6 +73,7 @@ fn main() -> io::Result<()> {
         pgbouncer: program(options.pgbouncer.clone(), "PGBOUNCER_BIN", "pgbouncer".into()),
         fakepg: beside("fakepg")?,
         quick: options.quick,
+        row: options.row.clone(),
         rounds: options.rounds(),
         duration: options.duration(),
         // As many descriptors here and in the pooler, and some for the rest.

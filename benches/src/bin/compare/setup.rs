@@ -53,12 +53,14 @@ pub(crate) struct Setup {
     pub(crate) users: usize,
     /// Clients are encrypted, by a certificate of this kind.
     pub(crate) key: Option<Key>,
+    /// Further lines of `[pgbouncer]`, each with its newline.
+    pub(crate) settings: &'static str,
 }
 
 impl Setup {
     /// TCP, trust, transaction mode.
     pub(crate) const PLAIN: Setup =
-        Setup { auth: Auth::Trust, unix: false, theirs_in_session_mode: false, users: 0, key: None };
+        Setup { auth: Auth::Trust, unix: false, theirs_in_session_mode: false, users: 0, key: None, settings: "" };
 
     fn user_list(&self) -> String {
         let secret = match self.auth {
@@ -94,7 +96,8 @@ impl Setup {
              listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {dir}\n\
              auth_type = {auth}\nauth_file = {dir}/userlist.txt\n\
              pool_mode = {mode}\ndefault_pool_size = {pool_size}\nmax_client_conn = 15000\n{prepared}{tls}\
-             log_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n",
+             log_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n{settings}",
+            settings = self.settings,
             server = at.server_port,
             port = at.port,
         )
