@@ -4,6 +4,7 @@
 
 mod client;
 mod driver;
+mod neighbour;
 mod script;
 mod storm;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Client, Target, open_idle};
 use driver::{Driver, Outcome};
+pub use neighbour::{Neighbour, Pace};
 pub use script::{Mode, Script, Step};
 pub use storm::{Storm, storm};
 

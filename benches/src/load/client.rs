@@ -102,14 +102,25 @@ impl Client {
     /// The socket's; `Other` if the answer holds an ErrorResponse.
     pub fn hear(&mut self) -> io::Result<()> {
         let mut buffer = [0; 8192];
-        while self.waiting > 0 {
-            let n = (&self.stream).read(&mut buffer)?;
-            if n == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.scan(&buffer[..n])?;
+        while self.is_waiting() {
+            self.take(&mut buffer)?;
         }
         if self.errors > 0 { Err(io::Error::other("the server answered with an error")) } else { Ok(()) }
+    }
+
+    /// Whether a part of the answer is still missing.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Reads some of the answer, blocking; how many bytes.
+    pub(super) fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = (&self.stream).read(buffer)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.scan(&buffer[..n])?;
+        Ok(n)
     }
 
     /// Sends the request it is at, non-blocking; latency counts from `due`.

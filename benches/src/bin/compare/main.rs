@@ -2,10 +2,14 @@
 //! the same load, in turns. It reports ratios of CPU time with their spread and memory per client; it is no test and
 //! fails only when something does not work at all.
 
+mod arranged;
 mod bench;
+mod beside;
 mod cells;
 mod certificate;
+mod fairness;
 mod floor;
+mod growth;
 mod latency;
 mod machine;
 mod memory;
@@ -15,6 +19,7 @@ mod state;
 mod stats;
 mod syscalls;
 mod tls;
+mod workers;
 
 use std::io;
 use std::path::PathBuf;
@@ -40,7 +45,8 @@ struct Options {
     /// Seconds of each measurement.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only the parts whose name contains this: cpu, floor, syscalls, latency, memory, tls, state.
+    /// Only the parts whose name contains this: cpu, floor, syscalls, latency, memory, tls, state, workers,
+    /// fairness, growth.
     #[arg(long, default_value = "")]
     part: String,
     /// Only the rows of the part cpu whose label contains this.
@@ -82,7 +88,7 @@ fn main() -> io::Result<()> {
     let started = Instant::now();
     println!("{}\n", machine::describe(&bench)?);
     type Part = fn(&Bench) -> io::Result<()>;
-    let parts: [(&str, Part); 7] = [
+    let parts: [(&str, Part); 10] = [
         ("cpu", cells::run),
         ("floor", floor::run),
         ("syscalls", syscalls::run),
@@ -90,6 +96,9 @@ fn main() -> io::Result<()> {
         ("memory", memory::run),
         ("tls", tls::run),
         ("state", state::run),
+        ("workers", workers::run),
+        ("fairness", fairness::run),
+        ("growth", growth::run),
     ];
     for (_, part) in parts.iter().filter(|(name, _)| name.contains(&options.part)) {
         part(&bench)?;

@@ -23,8 +23,8 @@ use crate::pooler::{Pooler, Server};
 const USER: &str = "bench";
 /// Its password, where one is asked for.
 const PASSWORD: &str = "bench-password";
-/// Servers per pool.
-const POOL_SIZE: usize = 20;
+/// The database that has a fake PostgreSQL to itself, where there is one.
+const BULK: &str = "bulk";
 /// Files of the working directory.
 const CERTIFICATE: &str = "own.pem";
 const KEY: &str = "own.key";
@@ -53,14 +53,29 @@ pub(crate) struct Setup {
     pub(crate) users: usize,
     /// Clients are encrypted, by a certificate of this kind.
     pub(crate) key: Option<Key>,
+    /// Others than encrypted clients are let in, too.
+    pub(crate) plain_too: bool,
+    /// Servers per pool.
+    pub(crate) pool_size: usize,
+    /// A second fake PostgreSQL, for a database of its own.
+    pub(crate) bulk: bool,
     /// Further lines of `[pgbouncer]`, each with its newline.
     pub(crate) settings: &'static str,
 }
 
 impl Setup {
     /// TCP, trust, transaction mode.
-    pub(crate) const PLAIN: Setup =
-        Setup { auth: Auth::Trust, unix: false, theirs_in_session_mode: false, users: 0, key: None, settings: "" };
+    pub(crate) const PLAIN: Setup = Setup {
+        auth: Auth::Trust,
+        unix: false,
+        theirs_in_session_mode: false,
+        users: 0,
+        key: None,
+        plain_too: false,
+        pool_size: 20,
+        bulk: false,
+        settings: "",
+    };
 
     fn user_list(&self) -> String {
         let secret = match self.auth {
@@ -81,18 +96,20 @@ impl Setup {
             Auth::Scram => "scram-sha-256",
         };
         let host = if self.unix { dir.to_string() } else { Ipv4Addr::LOCALHOST.to_string() };
-        let (mode, pool_size) = if session_mode { ("session", 2_000) } else { ("transaction", POOL_SIZE) };
+        let (mode, pool_size) = if session_mode { ("session", 2_000) } else { ("transaction", self.pool_size) };
         // Older versions refuse to start with a key they do not know.
         let prepared = if prepared { "max_prepared_statements = 200\n" } else { "" };
+        let required = if self.plain_too { "allow" } else { "require" };
         let tls = match self.key {
             Some(_) => format!(
-                "client_tls_sslmode = require\nclient_tls_protocols = secure\n\
+                "client_tls_sslmode = {required}\nclient_tls_protocols = secure\n\
                  client_tls_cert_file = {dir}/{CERTIFICATE}\nclient_tls_key_file = {dir}/{KEY}\n"
             ),
             None => String::new(),
         };
+        let bulk = at.bulk_port.map_or(String::new(), |port| format!("{BULK} = host={host} port={port}\n"));
         format!(
-            "[databases]\n* = host={host} port={server}\n\n[pgbouncer]\n\
+            "[databases]\n{bulk}* = host={host} port={server}\n\n[pgbouncer]\n\
              listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {dir}\n\
              auth_type = {auth}\nauth_file = {dir}/userlist.txt\n\
              pool_mode = {mode}\ndefault_pool_size = {pool_size}\nmax_client_conn = 15000\n{prepared}{tls}\
@@ -109,6 +126,7 @@ struct Place<'a> {
     dir: &'a Path,
     port: u16,
     server_port: u16,
+    bulk_port: Option<u16>,
 }
 
 impl Place<'_> {
@@ -125,9 +143,11 @@ pub(crate) struct Pair {
     pub(crate) theirs: Pooler,
     /// The fake PostgreSQL behind both, for measuring without a pooler.
     pub(crate) direct: Addr,
+    /// The second fake PostgreSQL, if the setup has one.
+    pub(crate) direct_bulk: Option<Addr>,
     /// What both show to clients that are encrypted.
     pub(crate) certificate: PathBuf,
-    _server: Server,
+    _servers: Vec<Server>,
     _dir: WorkDir,
 }
 
@@ -143,11 +163,14 @@ impl Pair {
         if let Some(key) = setup.key {
             key.make(&certificate, &dir.0.join(KEY))?;
         }
-        let tls = setup.key.map(|_| trust(&certificate, false)).transpose()?;
-        let server_port = free_port()?;
-        let place = |port| Place { dir: &dir.0, port, server_port };
+        let encrypted = setup.key.filter(|_| !setup.plain_too);
+        let tls = encrypted.map(|_| trust(&certificate, false)).transpose()?;
+        let (server_port, bulk_port) = (free_port()?, setup.bulk.then(free_port).transpose()?);
+        let place = |port| Place { dir: &dir.0, port, server_port, bulk_port };
         let direct = address(&place(0), setup.unix, server_port);
-        let server = Server::start(&bench.fakepg, &direct, &[])?;
+        let direct_bulk = bulk_port.map(|port| address(&place(0), setup.unix, port));
+        let addresses = std::iter::once(&direct).chain(&direct_bulk);
+        let servers = addresses.map(|addr| Server::start(&bench.fakepg, addr, &[])).collect::<io::Result<_>>()?;
         let prepared = machine::knows_prepared_statements(&machine::version(&bench.pgbouncer)?);
         let start = |name, program: &Path, session_mode, prepared| {
             let at = place(free_port()?);
@@ -158,7 +181,7 @@ impl Pair {
         };
         let ours = start("pgsluice", &bench.pgsluice, false, true)?;
         let theirs = start("PgBouncer", &bench.pgbouncer, setup.theirs_in_session_mode, prepared)?;
-        Ok(Self { ours, theirs, direct, certificate, _server: server, _dir: dir })
+        Ok(Self { ours, theirs, direct, direct_bulk, certificate, _servers: servers, _dir: dir })
     }
 }
 
@@ -170,6 +193,12 @@ fn address(place: &Place<'_>, unix: bool, port: u16) -> Addr {
 pub(crate) fn target(addr: Addr) -> Target {
     let credentials = Credentials { user: USER.into(), database: USER.into(), password: PASSWORD.into() };
     Target { addr, credentials, tls: None }
+}
+
+/// The same for the database that has a fake PostgreSQL to itself.
+pub(crate) fn bulk(mut target: Target) -> Target {
+    target.credentials.database = BULK.into();
+    target
 }
 
 /// A port that nobody listens on now.
