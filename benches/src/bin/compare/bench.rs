@@ -25,6 +25,8 @@ pub(crate) struct Bench {
     pub(crate) quick: bool,
     /// Only rows of the part cpu whose label contains this.
     pub(crate) row: String,
+    /// Where charts are drawn, if any are.
+    pub(crate) plots: Option<PathBuf>,
     /// Pairs of measurements per row.
     pub(crate) rounds: usize,
     /// Counted time of each measurement.

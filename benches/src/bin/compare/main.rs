@@ -7,16 +7,19 @@ mod bench;
 mod beside;
 mod cells;
 mod certificate;
+mod chart;
 mod fairness;
 mod floor;
 mod growth;
 mod latency;
 mod machine;
 mod memory;
+mod plots;
 mod pooler;
 mod setup;
 mod state;
 mod stats;
+mod storm;
 mod syscalls;
 mod tls;
 mod workers;
@@ -46,12 +49,15 @@ struct Options {
     #[arg(long)]
     seconds: Option<f64>,
     /// Only the parts whose name contains this: cpu, floor, syscalls, latency, memory, tls, state, workers,
-    /// fairness, growth.
+    /// fairness, growth, storm, plots.
     #[arg(long, default_value = "")]
     part: String,
     /// Only the rows of the part cpu whose label contains this.
     #[arg(long, default_value = "", value_name = "TEXT")]
     row: String,
+    /// Draw charts into this directory: throughput, tail, CPU time, memory, workers (the part plots).
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// The pgsluice to measure; $PGSLUICE_BIN, or the one built beside this program.
     #[arg(long)]
     pgsluice: Option<PathBuf>,
@@ -72,6 +78,9 @@ impl Options {
 
 fn main() -> io::Result<()> {
     let options = Options::parse();
+    if options.part == "plots" && options.plots.is_none() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the part plots needs --plots DIR"));
+    }
     let open_files = usage::raise_open_files(65_536);
     let beside = |name: &str| std::env::current_exe().map(|me| me.with_file_name(name));
     let bench = Bench {
@@ -80,6 +89,7 @@ fn main() -> io::Result<()> {
         fakepg: beside("fakepg")?,
         quick: options.quick,
         row: options.row.clone(),
+        plots: options.plots.clone(),
         rounds: options.rounds(),
         duration: options.duration(),
         // As many descriptors here and in the pooler, and some for the rest.
@@ -88,7 +98,7 @@ fn main() -> io::Result<()> {
     let started = Instant::now();
     println!("{}\n", machine::describe(&bench)?);
     type Part = fn(&Bench) -> io::Result<()>;
-    let parts: [(&str, Part); 10] = [
+    let parts: [(&str, Part); 12] = [
         ("cpu", cells::run),
         ("floor", floor::run),
         ("syscalls", syscalls::run),
@@ -99,6 +109,8 @@ fn main() -> io::Result<()> {
         ("workers", workers::run),
         ("fairness", fairness::run),
         ("growth", growth::run),
+        ("storm", storm::run),
+        ("plots", plots::run),
     ];
     for (_, part) in parts.iter().filter(|(name, _)| name.contains(&options.part)) {
         part(&bench)?;

@@ -14,7 +14,7 @@ use crate::setup::Setup;
 use crate::stats::median;
 
 /// Time after which memory is read.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(crate) const SETTLE: Duration = Duration::from_secs(1);
 /// Clients that know prepared statements, and how many each.
 const PREPARING_CLIENTS: usize = 1_000;
 const STATEMENTS: usize = 20;
