@@ -344,6 +344,22 @@ fn a_client_that_does_not_read_is_closed_and_nobody_waits_for_it() {
 }
 
 #[test]
+fn who_reads_late_is_told_all() {
+    let postgres = Postgres::shared();
+    let database = &database(postgres);
+    let pooler = pooler(postgres, database, 3, "");
+    let mut clients = listeners(&pooler, database, 2, "LISTEN one");
+    let mut late = clients.remove(0);
+    let mut direct = postgres.connect(APP, database);
+    // More than sockets take, and less than is kept.
+    for n in 0..650 {
+        direct.run(&format!("SELECT pg_notify('one', '{n} ' || repeat('x', 7000))"));
+        assert!(told(&mut clients[0]).1.starts_with(&format!("{n} ")));
+    }
+    (0..650).for_each(|n| assert!(told(&mut late).1.starts_with(&format!("{n} ")), "{n}"));
+}
+
+#[test]
 fn reconnect_and_shutdown_do_not_wait_for_listeners() {
     let postgres = Postgres::shared();
     let database = &database(postgres);

@@ -139,7 +139,8 @@ impl Pool {
         match proto::startup_step(&self.buffer[..n]) {
             Startup::Start(_) => {
                 peer.is_in = true;
-                (&peer.stream).write_all(&proto::startup_reply(index as u32, 1, "floor"))
+                let _ = (&peer.stream).write_all(&proto::startup_reply(index as u32, 1, "floor"));
+                Ok(())
             }
             _ => self.drop_peer(index),
         }
@@ -183,7 +184,8 @@ impl Pool {
         let done = peer.scan.pass(&self.buffer[..n]);
         let client = peer.other;
         if let Some(Some(client)) = client.map(|client| &self.peers[client]) {
-            (&client.stream).write_all(&self.buffer[..n])?;
+            // Whether it is still there to hear it does not matter: its end comes next.
+            let _ = (&client.stream).write_all(&self.buffer[..n]);
         }
         if let (true, Some(client)) = (done, client) {
             if let Some(client) = &mut self.peers[client] {

@@ -198,7 +198,7 @@ impl Reactor {
     pub(crate) fn turn(&self, until: Instant) {
         let patience = if self.queue.borrow().is_empty() && self.yielded.borrow().is_empty() {
             let first = self.timers.borrow().first().map_or(until, |(at, _)| until.min(*at));
-            first.saturating_duration_since(self.now.get())
+            first.saturating_duration_since(Instant::now())
         } else {
             Duration::ZERO
         };

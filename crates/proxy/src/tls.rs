@@ -398,7 +398,7 @@ impl TlsStream {
                 other => return other,
             }
         }
-        // The socket is ready still: whoever waits for it is back at once, and others have had their turn.
+        // The socket is ready still, and whoever asks is told so: it comes again, and others have had their turn.
         if state.is_closed { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 

@@ -24,6 +24,9 @@ const PREPARED_BYTES_MAX: usize = 4 << 20;
 /// Names of custom settings that are looked at wherever a function may have made one, see `docs/limits.md`.
 const CUSTOM_MAX: usize = 256;
 
+/// Names of statements that clients share, in bytes.
+const SHARED_NAME_MAX: usize = 64;
+
 /// What every name of ours on a server begins with.
 pub(crate) const RESERVED_PREFIX: &str = "pgsluice_";
 /// Content of a statement that is only there for its name. A failed transaction takes this, too.
@@ -215,8 +218,11 @@ impl Registry {
         self.settings.intern(settings)
     }
 
-    /// The one copy of a name.
+    /// The one copy of a name, if it is short: some that nobody has any more are kept for a while.
     pub(crate) fn intern_name(&mut self, name: &[u8]) -> Arc<[u8]> {
+        if name.len() > SHARED_NAME_MAX {
+            return name.into();
+        }
         self.names.intern_as(name, || name.into())
     }
 

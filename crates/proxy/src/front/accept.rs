@@ -42,12 +42,10 @@ pub(super) struct LoggedIn {
 impl Front {
     pub(super) async fn accept(self: Rc<Self>, listener: Listener) {
         loop {
-            listener.tune(self.config().settings.tcp_keepalive);
             match listener.accept().await {
                 Ok(stream) => {
                     let keepalive = self.config().settings.tcp_keepalive;
-                    if listener.tune(keepalive) {
-                        // The configuration changed since it was begun to wait for it.
+                    if !listener.is_tuned(keepalive) {
                         stream.tune(keepalive);
                     }
                     spawn_local(self.clone().greet(stream));

@@ -1,6 +1,5 @@
 //! Listening sockets, over TCP and in the file system; for metrics over TCP only.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -27,8 +26,8 @@ pub(super) struct TcpSide {
     listener: TcpListener,
     /// Where clients arrive, if it is not one of many addresses.
     local: Option<SocketAddr>,
-    /// `tcp_keepalive`, once it was set.
-    keepalive: Cell<Option<bool>>,
+    /// `tcp_keepalive` as it was then.
+    keepalive: bool,
 }
 
 /// The socket's file goes with it.
@@ -55,15 +54,12 @@ impl Listener {
         }
     }
 
-    /// What is accepted from now on has these options without being given them. Did it have others?
-    pub(super) fn tune(&self, keepalive: bool) -> bool {
+    /// Has what is accepted these options from the socket that listens? The kernel gives them when a client connects, which may
+    /// have been before they were changed.
+    pub(super) fn is_tuned(&self, keepalive: bool) -> bool {
         match self {
-            Self::Tcp(side) if side.keepalive.get() != Some(keepalive) => {
-                tune(&side.listener, keepalive);
-                side.keepalive.set(Some(keepalive));
-                true
-            }
-            _ => false,
+            Self::Tcp(side) => side.keepalive == keepalive,
+            Self::Unix(..) => true,
         }
     }
 }
@@ -74,10 +70,11 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
     let s = &config.settings;
     let failed = |address: String, error| StartError::Listen { address, error, keys: CLIENTS };
     for address in s.listeners() {
-        let bound = bind_tcp(&address, s.listen_backlog).map_err(|error| failed(address.to_string(), error))?;
+        let bound = bind_tcp(&address, s.listen_backlog, Some(s.tcp_keepalive))
+            .map_err(|error| failed(address.to_string(), error))?;
         listeners.extend(bound.into_iter().map(|listener| {
             let local = listener.local_addr().ok().filter(|a| !a.ip().is_unspecified());
-            Listener::Tcp(TcpSide { listener, local, keepalive: Cell::new(None) })
+            Listener::Tcp(TcpSide { listener, local, keepalive: s.tcp_keepalive })
         }));
     }
     if let Some(dir) = &s.unix_socket_dir {
@@ -93,10 +90,11 @@ pub(super) fn bind_metrics(config: &Config) -> Result<Vec<TcpListener>, StartErr
     let s = &config.settings;
     let Some(address) = &s.metrics_listen else { return Ok(Vec::new()) };
     let failed = |error| StartError::Listen { address: address.to_string(), error, keys: METRICS };
-    bind_tcp(address, s.listen_backlog).map_err(failed)
+    bind_tcp(address, s.listen_backlog, None).map_err(failed)
 }
 
-fn bind_tcp(address: &Address, backlog: u32) -> io::Result<Vec<TcpListener>> {
+/// `keepalive`: what is accepted is tuned, see [`tune`].
+fn bind_tcp(address: &Address, backlog: u32, keepalive: Option<bool>) -> io::Result<Vec<TcpListener>> {
     use std::net::ToSocketAddrs;
     let (host, port) = (&*address.host, address.port);
     let addresses: Vec<_> = match host {
@@ -107,6 +105,9 @@ fn bind_tcp(address: &Address, backlog: u32) -> io::Result<Vec<TcpListener>> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
+        if let Some(keepalive) = keepalive {
+            tune(&socket, keepalive);
+        }
         socket.listen(backlog)
     };
     let opened: Result<Vec<_>, _> = addresses.into_iter().map(open).collect();

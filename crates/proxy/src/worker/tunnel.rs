@@ -157,6 +157,8 @@ fn move_on(from: &mut End, to: &mut End, scratch: &mut [u8]) -> Flow {
         return waiting;
     }
     match from.stream.try_read(scratch) {
+        // TLS may have more that it did not get to.
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock && from.stream.is_readable() => Flow::Moved,
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Flow::Still,
         Ok(0) | Err(_) => Flow::SourceGone,
         Ok(n) => match to.outbox.send(std::iter::once(&scratch[..n]), &to.stream) {

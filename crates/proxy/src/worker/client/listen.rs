@@ -38,15 +38,16 @@ impl Client {
         if self.block == Block::Server { self.process_inbox(state) } else { Ok(()) }
     }
 
-    /// Between two commands the client is told what has come.
-    pub(super) fn tell_notifications(&mut self) {
+    /// Between two commands the client is told what has come. Was there anything?
+    pub(super) fn tell_notifications(&mut self) -> bool {
         let server = self.link.as_ref().map(|l| &*l.server);
-        if self.phase == Phase::Open
+        let told = self.phase == Phase::Open
             && self.outbox.len() < OUTBOX_MAX
-            && self.session.write_notifications(server, self.outbox.tail())
-        {
+            && self.session.write_notifications(server, self.outbox.tail());
+        if told {
             self.hold = false;
         }
+        told
     }
 
     /// The session is done for now, and nothing is to be asked of its server: the hub listens for it, or it for itself. Is

@@ -144,12 +144,11 @@ impl Client {
             if self.farewell || self.stream.is_readable() {
                 progress |= self.read_client(state)?;
             }
-            if self.session.is_listening() {
-                self.tell_notifications();
-            }
             // The server may have been done before the client's last message was through, or the outbox empty.
             let asks = self.phase == Phase::Open && self.release_if_done(state);
-            if !(asks || progress && self.may_go_on()) {
+            // What was told now has not been written yet.
+            let tells = self.session.is_listening() && self.tell_notifications();
+            if !(asks || tells || progress && self.may_go_on()) {
                 return Ok(());
             }
         }
@@ -424,7 +423,8 @@ impl Client {
 
     fn read_client_into(&mut self, state: &mut State, scratch: &mut [u8], waits: bool) -> Result<bool, End> {
         let n = match self.stream.try_read(scratch) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            // TLS may have more that it did not get to.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(self.stream.is_readable()),
             Ok(0) if waits && self.inbox.as_slice().ends_with(&TERMINATE) => {
                 self.farewell = true;
                 return Ok(false);
@@ -458,7 +458,7 @@ impl Client {
     fn read_server_into(&mut self, state: &mut State, scratch: &mut [u8]) -> Result<bool, End> {
         let Some(Linked { conn, .. }) = &mut self.link else { return Ok(false) };
         let n = match conn.stream.try_read(scratch) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(conn.stream.is_readable()),
             Ok(0) | Err(_) => {
                 self.lose_server(state, Refusal::ServerLost)?;
                 return Ok(true);
