@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help demo test differential regress regress-audit lint instructions bench
+.PHONY: help demo test differential regress regress-audit lint instructions bench pgbench
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -39,3 +39,6 @@ bench: ## CPU and memory side by side with PgBouncer (BENCH_ARGS=--quick for a s
 		command -v openssl >/dev/null || install_packages openssl
 	$(CARGO) build --release -p pgsluice -p pgsluice-benches
 	@"$${CARGO_TARGET_DIR:-target}/release/compare" $(BENCH_ARGS)
+
+pgbench: ## pgbench -S through pgsluice, PgBouncer and neither, against a real PostgreSQL; see docs/performance.md
+	@scripts/pgbench.sh
