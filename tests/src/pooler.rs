@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::eventually;
 use crate::postgres::{Login, Postgres};
 use crate::process::{Directory, Process, free_port};
 use crate::wire::{LoginError, Raw};
@@ -137,6 +138,16 @@ impl Pooler {
     /// A number from the SHOW POOLS row of a database and user; 0 when there is no such pool.
     pub fn pool_count(&self, database: &str, user: &str, column: &str) -> i64 {
         self.pool(database, user).map_or(0, |row| row[column].parse().expect("a count"))
+    }
+
+    /// Has it logged this, or does it soon? What it answers may be here before what it logs about it.
+    pub fn logs(&self, text: &str) -> bool {
+        self.logs_times(text, 1)
+    }
+
+    /// The same, so many times at least.
+    pub fn logs_times(&self, text: &str, times: usize) -> bool {
+        eventually(Duration::from_secs(10), || self.log().matches(text).count() >= times)
     }
 
     /// What it has logged.

@@ -307,7 +307,7 @@ fn rules_are_read_again_as_a_whole_or_not_at_all() {
     assert_eq!(stays.value("SELECT 1"), "1");
     // One bad line, and all stays as it was.
     assert!(!reload(&format!("{open}host all all somewhere.example scram-sha-256\n")));
-    assert!(pooler.log().contains("hba.conf:3"), "{}", pooler.log());
+    assert!(pooler.logs("hba.conf:3"), "{}", pooler.log());
     assert_eq!(state(), "28000");
     assert!(reload(&open));
     assert_eq!(state(), "in");

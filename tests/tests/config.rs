@@ -135,7 +135,7 @@ fn a_reload_does_not_move_an_instance_to_another_fleet() {
         assert_eq!((setting(&pooler, "fleet"), setting(&pooler, "max_client_conn")), ("eu".into(), "77".into()));
     }
     let said = "fleet stays eu until a restart (the file says us)";
-    assert_eq!(pooler.log().matches(said).count(), 2, "{}", pooler.log());
+    assert!(pooler.logs_times(said, 2), "{}", pooler.log());
 }
 
 #[test]
