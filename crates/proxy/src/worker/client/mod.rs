@@ -32,8 +32,8 @@ const OUTBOX_MAX: usize = 64 << 10;
 /// Bytes that are read ahead from a client that waits.
 const AHEAD_MAX: usize = 64 << 10;
 
-/// Rounds of reading from both sides before others have their turn.
-const ROUNDS_MAX: usize = 2;
+/// Rounds of reading from both sides before others have their turn. Each may be 64 KB from one side to the other.
+const ROUNDS_MAX: usize = 1;
 
 /// A Terminate message.
 const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
