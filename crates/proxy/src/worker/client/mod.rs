@@ -32,9 +32,6 @@ const OUTBOX_MAX: usize = 64 << 10;
 /// Bytes that are read ahead from a client that waits.
 const AHEAD_MAX: usize = 64 << 10;
 
-/// Rounds of reading from both sides before others have their turn. Each may be 64 KB from one side to the other.
-const ROUNDS_MAX: usize = 1;
-
 /// A Terminate message.
 const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
 
@@ -123,37 +120,38 @@ impl Client {
         if self.phase == Phase::Welcome && self.link.is_none() && self.block == Block::None {
             self.welcome(state)?;
         }
-        for _ in 0..ROUNDS_MAX {
-            let mut progress = false;
-            // What is held for the server's answer is not to keep us from reading what the answer depends on.
-            let held = self.hold && self.outbox.len() < OUTBOX_MAX;
-            if !held && self.outbox.flush(&self.stream).is_err() {
-                return Err(End::Vanished);
-            }
-            if let Some(link) = &mut self.link {
-                link.conn.flush();
-            }
-            if self.block == Block::Room && self.is_unclogged() {
-                self.process_inbox(state)?;
-                progress = true;
-            }
-            let server_speaks = self.link.as_ref().is_some_and(|l| l.conn.stream.is_readable());
-            if server_speaks && (self.hold || self.outbox.len() < OUTBOX_MAX) {
-                progress |= self.read_server(state)?;
-            }
-            if self.farewell || self.stream.is_readable() {
-                progress |= self.read_client(state)?;
-            }
-            // The server may have been done before the client's last message was through, or the outbox empty.
-            let asks = self.phase == Phase::Open && self.release_if_done(state);
-            // What was told now has not been written yet.
-            let tells = self.session.is_listening() && self.tell_notifications();
-            if !(asks || tells || progress && self.may_go_on()) {
-                return Ok(());
-            }
+        let mut progress = false;
+        if !self.is_held() && self.outbox.flush(&self.stream).is_err() {
+            return Err(End::Vanished);
         }
-        come_again();
+        if let Some(link) = &mut self.link {
+            link.conn.flush();
+        }
+        if self.block == Block::Room && self.is_unclogged() {
+            self.process_inbox(state)?;
+            progress = true;
+        }
+        let server_speaks = self.link.as_ref().is_some_and(|l| l.conn.stream.is_readable());
+        if server_speaks && (self.hold || self.outbox.len() < OUTBOX_MAX) {
+            progress |= self.read_server(state)?;
+        }
+        if self.farewell || self.stream.is_readable() {
+            progress |= self.read_client(state)?;
+        }
+        // The server may have been done before the client's last message was through, or the outbox empty.
+        let asks = self.phase == Phase::Open && self.release_if_done(state);
+        // What was told now has not been written yet.
+        let tells = self.session.is_listening() && self.tell_notifications();
+        if asks || tells || progress && self.may_go_on() {
+            // Behind others, and behind new events: what was read may have been 64 KB from each side.
+            come_again();
+        }
         Ok(())
+    }
+
+    /// Does the outbox wait for the server's answer? What is held is not to keep us from reading what the answer depends on.
+    fn is_held(&self) -> bool {
+        self.hold && self.outbox.len() < OUTBOX_MAX
     }
 
     /// May there be something to do before the next event?
@@ -161,7 +159,7 @@ impl Client {
         let server = |l: &Linked| l.conn.stream.is_readable() || !l.conn.outbox.is_empty();
         self.farewell
             || self.stream.is_readable()
-            || !self.outbox.is_empty()
+            || !(self.is_held() || self.outbox.is_empty())
             || self.block == Block::Room
             || self.link.as_ref().is_some_and(server)
     }
