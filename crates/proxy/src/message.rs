@@ -1,20 +1,22 @@
 //! What the front thread and the workers tell each other. No query travels here: only what is rare.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use pgsluice_console::{Counters, PinCounters};
 use pgsluice_pool::{Demand, PoolId, ShedTo};
-use pgsluice_session::{CancelKey, IdleServer, Params, Refusal, Replication, Settings};
+use pgsluice_session::{CancelKey, ClientLogin, IdleServer, LoginWant, Params, Refusal, Replication, Settings};
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
-use crate::net::{Ends, Parcel};
+use crate::listen::{Fresh, Listener};
+use crate::net::{Ends, Known, Parcel};
+use crate::reception::Login;
 use crate::spec::{Address, PoolSpec};
 
 /// A client that has proven who it is.
 #[derive(Debug)]
 pub(crate) struct NewClient {
-    pub(crate) parcel: Parcel,
     pub(crate) ends: Ends,
     pub(crate) id: u64,
     /// Our own: its coming and going is not logged.
@@ -34,6 +36,28 @@ pub(crate) struct NewClient {
     pub(crate) late: Vec<u8>,
 }
 
+/// A client whose login has begun on a worker, and how far it has come; the front goes on with it.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) parcel: Parcel,
+    pub(crate) known: Known,
+    pub(crate) progress: Progress,
+    /// What the client's last message came to, if that was looked at already.
+    pub(crate) step: Result<LoginWant, Refusal>,
+}
+
+/// How far a login has come.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) count: Login,
+    pub(crate) since: Instant,
+    pub(crate) login: ClientLogin,
+    /// Of the client, and not taken yet. It may be a password.
+    pub(crate) inbox: Zeroizing<Vec<u8>>,
+    /// For the client.
+    pub(crate) out: Vec<u8>,
+}
+
 /// A server that has logged in, or comes from another worker.
 #[derive(Debug)]
 pub(crate) struct NewServer {
@@ -45,6 +69,7 @@ pub(crate) struct NewServer {
 /// A replication client, and the WAL sender that was opened for it.
 #[derive(Debug)]
 pub(crate) struct NewTunnel {
+    pub(crate) parcel: Parcel,
     pub(crate) client: NewClient,
     pub(crate) server: Parcel,
     pub(crate) info: ServerInfo,
@@ -76,7 +101,11 @@ pub(crate) enum Drain {
 /// To a worker.
 #[derive(Debug)]
 pub(crate) enum ToWorker {
-    Client(Box<NewClient>),
+    /// Clients are to be accepted from this socket.
+    Listen(Arc<Listener>),
+    /// A client that another worker accepted.
+    Accepted(Fresh),
+    Client(Parcel, Box<NewClient>),
     Tunnel(Box<NewTunnel>),
     Server {
         pool: PoolId,
@@ -133,6 +162,8 @@ pub(crate) enum ToWorker {
 /// From a worker.
 #[derive(Debug)]
 pub(crate) enum ToFront {
+    /// A client that is not a worker's to let in.
+    Arrival(Box<Arrival>),
     Demand {
         pool: PoolId,
         worker: usize,
@@ -163,21 +194,6 @@ pub(crate) enum ToFront {
         done: oneshot::Sender<()>,
         asker: Option<oneshot::Sender<()>>,
     },
-}
-
-/// Clients that have gone, by process id, until the front looks. It needs not be woken for them: it counts when it has to know.
-#[derive(Debug, Default)]
-pub(crate) struct Departed(Mutex<Vec<u32>>);
-
-impl Departed {
-    pub(crate) fn add(&self, pid: u32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
-    }
-
-    pub(crate) fn take(&self, forget: impl FnMut(u32)) {
-        let gone = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        gone.into_iter().for_each(forget);
-    }
 }
 
 /// A worker's share of what the console shows.

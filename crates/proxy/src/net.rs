@@ -37,12 +37,18 @@ pub(crate) enum Socket {
     Worker(Registered),
 }
 
-/// A TCP connection of the front's, and what is known of its ends without asking the kernel.
+/// A TCP connection of the front's.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     stream: TcpStream,
-    peer: Option<End>,
-    local: Option<End>,
+    known: Known,
+}
+
+/// What is known of a connection's ends without asking the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) peer: Option<End>,
+    pub(crate) local: Option<End>,
 }
 
 /// A socket of a worker's.
@@ -245,7 +251,7 @@ impl AsFd for Socket {
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Self::Plain(Socket::Tcp(Box::new(Accepted { stream, peer: None, local: None })))
+        Self::Plain(Socket::Tcp(Box::new(Accepted { stream, known: Known::default() })))
     }
 }
 
@@ -298,6 +304,13 @@ impl Stream {
         self.socket().writable().await
     }
 
+    /// Something may have arrived before its worker waited for it.
+    pub(crate) fn suppose_readable(&self) {
+        if let Socket::Worker(s) = self.socket() {
+            s.place.suppose_readable();
+        }
+    }
+
     /// From now on this task of the worker's is woken for it, or nobody.
     pub(crate) fn hand_to(&self, task: TaskId) {
         if let Socket::Worker(s) = self.socket() {
@@ -317,6 +330,15 @@ impl Stream {
         Ok(())
     }
 
+    /// Appends what has arrived; 0 bytes is the end.
+    pub(crate) fn try_append(&self, into: &mut Vec<u8>, max: usize) -> io::Result<usize> {
+        let at = into.len();
+        into.resize(at + max, 0);
+        let result = self.try_read(&mut into[at..]);
+        into.truncate(at + *result.as_ref().unwrap_or(&0));
+        result
+    }
+
     /// Appends what has arrived, waiting for it; 0 bytes is the end.
     pub(crate) async fn read_some(&self, into: &mut Vec<u8>, max: usize) -> io::Result<usize> {
         loop {
@@ -326,11 +348,7 @@ impl Stream {
             } else {
                 consume_budget().await;
             }
-            let at = into.len();
-            into.resize(at + max, 0);
-            let result = self.try_read(&mut into[at..]);
-            into.truncate(at + *result.as_ref().unwrap_or(&0));
-            match result {
+            match self.try_append(into, max) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
                 other => return other,
             }
@@ -344,12 +362,6 @@ impl Stream {
         TcpStream::connect((host, port)).await.map(Self::from)
     }
 
-    /// A client that was accepted; `local` if that is known.
-    pub(crate) fn accepted(stream: TcpStream, peer: SocketAddr, local: Option<SocketAddr>) -> Self {
-        let (peer, local) = (Some(peer.into()), local.map(End::from));
-        Self::Plain(Socket::Tcp(Box::new(Accepted { stream, peer, local })))
-    }
-
     /// See [`tune`].
     pub(crate) fn tune(&self, keepalive: bool) {
         let socket = self.socket();
@@ -358,17 +370,26 @@ impl Stream {
         }
     }
 
+    fn known(&self) -> Known {
+        if let Socket::Tcp(s) = self.socket() { s.known } else { Known::default() }
+    }
+
     /// Where it comes from.
     pub(crate) fn peer(&self) -> End {
-        let known = if let Socket::Tcp(s) = self.socket() { s.peer } else { None };
-        known.unwrap_or_else(|| SockRef::from(self.socket()).peer_addr().into())
+        self.known().peer.unwrap_or_else(|| SockRef::from(self.socket()).peer_addr().into())
     }
 
     pub(crate) fn ends(&self) -> Ends {
-        let known = if let Socket::Tcp(s) = self.socket() { s.local } else { None };
-        let local = known.unwrap_or_else(|| SockRef::from(self.socket()).local_addr().into());
+        self.ends_as(self.known())
+    }
+
+    /// The same where some is known.
+    pub(crate) fn ends_as(&self, known: Known) -> Ends {
+        let socket = || SockRef::from(self.socket());
+        let peer = known.peer.unwrap_or_else(|| socket().peer_addr().into());
+        let local = known.local.unwrap_or_else(|| socket().local_addr().into());
         let tls = if let Self::Tls(s) = self { s.describe().into() } else { Box::default() };
-        Ends { peer: self.peer(), local, tls }
+        Ends { peer, local, tls }
     }
 
     /// What the channel to a server can be bound by, if it is encrypted; see [`pgsluice_auth::end_point`].
@@ -415,6 +436,30 @@ impl Stream {
 }
 
 impl Parcel {
+    /// What was accepted, and does not block.
+    pub(crate) fn accepted(fd: OwnedFd, kind: Kind) -> Self {
+        Self { fd, kind, tls: None }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// On the front's thread, which waits for it from now on.
+    ///
+    /// # Errors
+    /// It cannot be registered, or is encrypted: that is not undone.
+    pub(crate) fn unpack_in_front(self, known: Known) -> io::Result<Stream> {
+        let Self { fd, kind, tls } = self;
+        if tls.is_some() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(Stream::Plain(match kind {
+            Kind::Tcp => Socket::Tcp(Box::new(Accepted { stream: TcpStream::from_std(fd.into())?, known })),
+            Kind::Unix => Socket::Unix(Box::new(UnixStream::from_std(fd.into())?)),
+        }))
+    }
+
     /// On the worker's thread, which waits for it from now on, for nobody yet.
     ///
     /// # Errors

@@ -99,6 +99,7 @@ pub(crate) struct Reactor {
     yielded: RefCell<Vec<TaskId>>,
     timers: RefCell<BTreeSet<(Instant, TaskId)>>,
     now: Cell<Instant>,
+    rounds: Cell<u64>,
     door: Arc<Door>,
 }
 
@@ -157,6 +158,7 @@ impl Reactor {
             yielded: RefCell::default(),
             timers: RefCell::default(),
             now: Cell::new(Instant::now()),
+            rounds: Cell::new(0),
             door: Arc::new(Door { event, woken: Mutex::default(), is_knocked: AtomicBool::new(false) }),
         });
         HERE.set(Some(reactor.clone()));
@@ -166,6 +168,11 @@ impl Reactor {
     /// When the events that are dealt with now were taken: a clock that costs nothing, and is exact to one round of the loop.
     pub(crate) fn now(&self) -> Instant {
         self.now.get()
+    }
+
+    /// How many rounds there have been.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds.get()
     }
 
     /// Begins a task, which learns its name.
@@ -204,6 +211,7 @@ impl Reactor {
         };
         self.listen(patience);
         self.now.set(Instant::now());
+        self.rounds.set(self.rounds.get() + 1);
         self.ring();
         for id in self.yielded.borrow_mut().drain(..) {
             self.queue.borrow_mut().push_back(id);
@@ -305,13 +313,26 @@ impl Place {
     /// # Errors
     /// The kernel's.
     pub(crate) fn here(socket: impl AsFd) -> io::Result<Self> {
+        Self::registered(socket, flags(false))
+    }
+
+    /// A place for a socket that listens, maybe in the loops of other threads, too: of those that wait, one is told of a client, and
+    /// told until there is none left.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn listening(socket: impl AsFd) -> io::Result<Self> {
+        Self::registered(socket, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
+    }
+
+    fn registered(socket: impl AsFd, flags: epoll::EventFlags) -> io::Result<Self> {
         let reactor = HERE.with_borrow(Clone::clone).ok_or(io::ErrorKind::Unsupported)?;
         let source = Source { ready: Cell::new(WRITE), owner: Cell::new(TaskId::NOBODY), tells_room: Cell::new(false) };
         let source = Rc::new(source);
         let mut sources = reactor.sources.borrow_mut();
         let entry = sources.vacant_entry();
         let key = u32::try_from(entry.key()).expect("there are fewer sockets than that");
-        epoll::add(&reactor.epoll, socket, epoll::EventData::new_u64(key.into()), flags(false))?;
+        epoll::add(&reactor.epoll, socket, epoll::EventData::new_u64(key.into()), flags)?;
         entry.insert(source.clone());
         Ok(Self { source, key })
     }
@@ -335,6 +356,11 @@ impl Place {
         if 0 < n && n < wanted && ready & READ_CLOSED == 0 {
             self.source.ready.set(ready & !READ);
         }
+    }
+
+    /// Something may have arrived before it had its place.
+    pub(crate) fn suppose_readable(&self) {
+        self.source.ready.set(self.source.ready.get() | READ);
     }
 
     /// A read found nothing.
@@ -440,6 +466,11 @@ pub(crate) async fn yield_now() {
         Poll::Pending
     })
     .await;
+}
+
+/// Lets this time pass. For tasks of a loop of ours.
+pub(crate) async fn sleep(time: Duration) {
+    timeout(time, std::future::pending::<()>()).await;
 }
 
 /// A time at which a task is woken; not after this is dropped.

@@ -121,9 +121,9 @@ impl ClientLogin {
         &self.identity
     }
 
-    /// The SCRAM keys that the client proved to have, whether it sent a proof or the password itself; to be had once.
-    pub fn take_keys(&mut self) -> Option<ScramKeys> {
-        self.keys.take()
+    /// The SCRAM keys that the client proved to have, whether it sent a proof or the password itself.
+    pub fn keys(&self) -> Option<&ScramKeys> {
+        self.keys.as_ref()
     }
 
     /// Reads from the client; answers are appended to `out`. Returns the bytes consumed, and what is next.

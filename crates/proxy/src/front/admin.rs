@@ -9,9 +9,10 @@ use pgsluice_wire::{BackendWriter, TxStatus};
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::{Count, Front, random};
+use super::{Count, Front};
 use crate::message::{Drain, ToWorker};
 use crate::net::Stream;
+use crate::random;
 
 /// Bytes read from a console client at once.
 const READ_LEN: usize = 16 << 10;
@@ -94,12 +95,12 @@ impl Front {
             Command::KillClient(id) => self.kill_client(id).await,
             Command::Disable(database) => {
                 self.check_database("disable", Some(&database))?;
-                self.cell.borrow_mut().disabled.insert(database);
+                self.reception.book().disabled.insert(database);
                 Ok(())
             }
             Command::Enable(database) => {
                 self.check_database("enable", Some(&database))?;
-                self.cell.borrow_mut().disabled.remove(&database);
+                self.reception.book().disabled.remove(&database);
                 Ok(())
             }
             Command::WaitClose(database) => {
@@ -125,7 +126,7 @@ impl Front {
         if RESERVED_DATABASES.contains(&name) {
             return Err(Failure::AdminDatabase { verb, database: name.into() });
         }
-        let in_use = self.cell.borrow().by_name.keys().any(|(database, ..)| database == name);
+        let in_use = self.reception.book().pools.keys().any(|(database, ..)| database == name);
         match self.config().databases.contains_key(name) || in_use {
             true => Ok(()),
             false => Err(Failure::NoSuchDatabase(name.into())),
@@ -145,7 +146,7 @@ impl Front {
 
     /// Waits for every worker's answer.
     async fn ask_all(&self, message: impl Fn(oneshot::Sender<()>) -> ToWorker) {
-        let answers: Vec<_> = (0..self.workers.len())
+        let answers: Vec<_> = (0..self.reception.workers())
             .map(|worker| {
                 let (done, answer) = oneshot::channel();
                 self.tell(worker, message(done));
@@ -231,7 +232,7 @@ impl Front {
     }
 
     async fn kill_client(&self, id: u64) -> Result<(), Failure> {
-        for worker in 0..self.workers.len() {
+        for worker in 0..self.reception.workers() {
             let (found, answer) = oneshot::channel();
             self.tell(worker, ToWorker::KillClient { id, found });
             if answer.await.unwrap_or(false) {

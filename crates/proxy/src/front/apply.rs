@@ -48,6 +48,10 @@ impl Front {
         config.settings.keep_fixed(&old.settings);
         let config = Arc::new(config);
         *self.config.borrow_mut() = config.clone();
+        let mut book = self.reception.book();
+        book.config = config.clone();
+        book.offers_tls = self.tls.borrow().clients.is_some();
+        drop(book);
         self.answers.borrow_mut().forget_all();
         self.apply_budget(&config);
         self.know_clusters();
@@ -88,8 +92,7 @@ impl Front {
                 "database {} has moved: new clients go to {} as {}",
                 spec.database, spec.target.address, spec.target.user
             );
-            let mut state = self.cell.borrow_mut();
-            state.by_name.retain(|_, id| id.0 != index);
+            self.reception.book().pools.retain(|_, pool| pool.id != spec.id);
             return;
         }
         let mut state = self.cell.borrow_mut();
@@ -99,6 +102,9 @@ impl Front {
         }
         entry.failed = None;
         entry.spec = spec.clone();
+        let mut book = self.reception.book();
+        book.pools.values_mut().filter(|pool| pool.id == spec.id).for_each(|pool| *pool = spec.clone());
+        drop(book);
         let epoch = entry.epoch;
         self.set_minimums(&mut state);
         self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch });

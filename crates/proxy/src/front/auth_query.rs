@@ -161,11 +161,11 @@ impl Front {
         let pool = pool.map_err(|refusal| refusal.to_string())?;
         let (ours, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
         let (ours, theirs) = (Stream::from(ours), Stream::from(theirs));
-        let (ends, id, pid, worker) = (theirs.ends(), self.next_id(), self.next_pid(), self.next_worker());
-        self.cell.borrow_mut().clients.insert(pid, worker);
+        let (ends, worker) = (theirs.ends(), self.reception.least_loaded(0));
+        let parcel = theirs.pack().map_err(|e| e.to_string())?;
+        let (id, pid) = self.reception.enter(worker, None).map_err(|refusal| refusal.to_string())?;
         let config = self.config();
         let client = NewClient {
-            parcel: theirs.pack().map_err(|e| e.to_string())?,
             ends,
             id,
             is_ours: true,
@@ -180,7 +180,7 @@ impl Front {
             early: words(&question.query, &question.user),
             late: Vec::new(),
         };
-        self.tell(worker, ToWorker::Client(Box::new(client)));
+        self.tell(worker, ToWorker::Client(parcel, Box::new(client)));
         let rows = read_answer(&ours).await?;
         secret_in(rows, &question.user)
     }

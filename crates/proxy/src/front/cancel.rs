@@ -14,7 +14,7 @@ use crate::spec::Address;
 impl Front {
     /// A client asks to cancel. Returns when PostgreSQL has been told, or there is nothing to tell.
     pub(super) async fn pass_cancel(&self, pid: u32, secret: Box<[u8]>) {
-        let worker = self.cell.borrow().clients.get(&pid).copied();
+        let worker = self.reception.book().worker_of(pid);
         if let Some(worker) = worker {
             let (done, heard) = oneshot::channel();
             self.tell(worker, ToWorker::Cancel { pid, secret, done });

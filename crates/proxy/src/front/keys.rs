@@ -5,12 +5,8 @@ use pgsluice_wire::sqlstate;
 use tracing::debug;
 
 use super::Front;
-use crate::spec::{Address, Target};
-
-/// The entry of the configuration is a part of it: who owns another database may say there what is asked for, and prove it.
-fn key_of(target: &Target) -> (String, Address, String) {
-    (target.database.clone(), target.address.clone(), target.user.clone())
-}
+use crate::reception::{is_teaching, learnt_for};
+use crate::spec::Target;
 
 impl Front {
     /// A client has proven to know this: good for servers if they are its user's own.
@@ -18,19 +14,21 @@ impl Front {
         let config = self.config();
         let (Some(learnt), Some((entry, _))) = (learnt, config.database(database)) else { return };
         let target = crate::spec::target(&config, entry, database, user);
-        if !target.is_own || entry.user.is_some() {
+        if !is_teaching(&config, &target) {
             return;
         }
-        let key = key_of(&target);
+        let key = learnt_for(&target);
+        let mut book = self.reception.book();
+        if book.learnt.get(&key) == Some(&learnt) {
+            return;
+        }
+        book.learnt.insert(key.clone(), learnt);
+        drop(book);
         let mut state = self.cell.borrow_mut();
-        if state.learnt.get(&key) == Some(&learnt) {
-            return;
-        }
-        state.learnt.insert(key, learnt);
         // Logins that failed for want of it are no reason to wait any more, nor to refuse anybody.
         for index in 0..state.pools.len() {
             let pool = &mut state.pools[index];
-            if key_of(&pool.spec.target) == key_of(&target) {
+            if learnt_for(&pool.spec.target) == key {
                 pool.failed = None;
                 let id = pool.spec.id;
                 state.broker.forget_failures(id);
@@ -40,13 +38,13 @@ impl Front {
 
     /// What we can prove to the target's server.
     pub(super) fn credential(&self, target: &Target) -> ServerCredential {
-        let key = key_of(target);
+        let key = learnt_for(target);
         let state = self.cell.borrow();
         let place = (target.address.clone(), target.user.clone());
         let salted = state.salted.get(&place).filter(|(secret, _)| *secret == target.secret);
         match target.credential(salted.map(|(_, keys)| keys.clone())) {
             own if own.is_password() || !target.is_own => own,
-            own => state.learnt.get(&key).cloned().unwrap_or(own),
+            own => self.reception.book().learnt.get(&key).cloned().unwrap_or(own),
         }
     }
 
@@ -57,11 +55,11 @@ impl Front {
             LoginFailure::Impostor => true,
             _ => false,
         };
-        let key = key_of(target);
-        let mut state = self.cell.borrow_mut();
-        if is_wrong && state.learnt.get(&key) == Some(tried) {
+        let key = learnt_for(target);
+        let mut book = self.reception.book();
+        if is_wrong && book.learnt.get(&key) == Some(tried) {
             debug!(user = %target.user, server = %target.address, "what a client proved at its login is good no more");
-            state.learnt.remove(&key);
+            book.learnt.remove(&key);
         }
     }
 }

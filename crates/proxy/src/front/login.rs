@@ -3,39 +3,18 @@
 use std::rc::Rc;
 
 use pgsluice_auth::{Nonce, ScramSecret, ScramServer, Secret};
-use pgsluice_config::{Attempt, AuthType, ClientCert, Config, HbaMethod};
-use pgsluice_session::{AuthMethod, Identity, Refusal, Replication, ServerCredential};
-use tracing::debug;
+use pgsluice_session::{AuthMethod, Identity, Refusal, ServerCredential};
 
-use super::caller::Caller;
-use super::{Front, random};
+use super::Front;
+use crate::caller::Caller;
+use crate::demand::{Method, check_certificate, demand};
+use crate::random;
 
 /// What a client has to pass.
 pub(super) struct Gate {
     pub(super) method: AuthMethod,
     /// What PostgreSQL told us of the user, if that opens a server.
     pub(super) found: Option<ServerCredential>,
-}
-
-/// What the configuration asks of a client.
-#[derive(Debug)]
-struct Demand {
-    method: Method,
-    map: Option<String>,
-    client_cert: Option<ClientCert>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
-    /// Nothing, not even that the user is known.
-    Any,
-    Trust,
-    Password,
-    Md5,
-    Scram,
-    /// What `client_cert` says is enough.
-    Cert,
-    Peer,
 }
 
 /// What is known of a user.
@@ -67,9 +46,9 @@ impl Front {
         }
         if matches!(demand.method, Method::Password | Method::Md5 | Method::Scram) {
             // Those that are listed, too, or the difference would tell who is.
-            self.check_failures(&caller.place, user)?;
+            self.check_failures(&caller.place(), user)?;
         }
-        let known = self.known(&identity.database, user, &caller.place).await?;
+        let known = self.known(&identity.database, user, &caller.place()).await?;
         let secret = known.text.as_ref().map(|s| Secret::parse(s.expose()));
         let found = secret.clone().filter(|_| known.is_asked).map(|secret| ServerCredential::Secret(secret, None));
         let method = match demand.method {
@@ -125,8 +104,8 @@ impl Front {
             return Ok(Some(stored.clone()));
         }
         let recent = || {
-            let state = self.cell.borrow();
-            let (_, verifier) = state.verifiers.get(user).filter(|(of, _)| *of == text)?;
+            let book = self.reception.book();
+            let (_, verifier) = book.verifiers.get(user).filter(|(of, _)| *of == text)?;
             Some(verifier.clone())
         };
         if let Some(verifier) = recent() {
@@ -139,65 +118,7 @@ impl Front {
         if let Some(verifier) = recent() {
             return Ok(Some(verifier));
         }
-        self.cell.borrow_mut().verifiers.insert(user.into(), (text.clone(), verifier.clone()));
+        self.reception.book().verifiers.insert(user.into(), (text.clone(), verifier.clone()));
         Ok(Some(verifier))
-    }
-}
-
-fn demand(config: &Config, identity: &Identity, caller: &Caller) -> Result<Demand, Refusal> {
-    let plain = |method| Ok(Demand { method, map: None, client_cert: None });
-    match config.settings.auth_type {
-        AuthType::Any => plain(Method::Any),
-        AuthType::Trust => plain(Method::Trust),
-        AuthType::Plain => plain(Method::Password),
-        AuthType::Md5 => plain(Method::Md5),
-        AuthType::ScramSha256 => plain(Method::Scram),
-        AuthType::Cert => Ok(Demand { method: Method::Cert, map: None, client_cert: Some(ClientCert::VerifyFull) }),
-        AuthType::Hba => by_rules(config, identity, caller),
-    }
-}
-
-/// What the first rule says that is for this client. Its texts are those of `ClientAuthentication` in `src/backend/libpq/auth.c`.
-fn by_rules(config: &Config, identity: &Identity, caller: &Caller) -> Result<Demand, Refusal> {
-    let Identity { user, database, replication, .. } = identity;
-    let (is_physical, (host, encryption)) = (*replication == Replication::Physical, caller.describe());
-    let attempt =
-        Attempt { channel: caller.channel, address: caller.address, database, user, replication: is_physical };
-    let what = || match is_physical {
-        true => format!("replication connection from host \"{host}\", user \"{user}\", {encryption}"),
-        false => format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"),
-    };
-    let Some(rule) = config.hba.as_ref().and_then(|hba| hba.find(&attempt)) else {
-        return Err(Refusal::NotAdmitted(format!("no pg_hba.conf entry for {}", what()).into()));
-    };
-    debug!(%user, %database, "rule {}:{}", rule.file.display(), rule.line);
-    let method = match rule.method {
-        HbaMethod::Trust => Method::Trust,
-        HbaMethod::Reject if is_physical => {
-            return Err(Refusal::NotAdmitted(format!("pg_hba.conf rejects {}", what()).into()));
-        }
-        HbaMethod::Reject => {
-            return Err(Refusal::NotAdmitted(format!("pg_hba.conf rejects connection for {}", what()).into()));
-        }
-        HbaMethod::Password => Method::Password,
-        HbaMethod::Md5 => Method::Md5,
-        HbaMethod::ScramSha256 => Method::Scram,
-        HbaMethod::Cert => Method::Cert,
-        HbaMethod::Peer => Method::Peer,
-    };
-    Ok(Demand { method, map: rule.map.clone(), client_cert: rule.client_cert })
-}
-
-/// The certificate that the client showed, or did not.
-fn check_certificate(config: &Config, demand: &Demand, identity: &Identity, caller: &Caller) -> Result<(), Refusal> {
-    let user = identity.user.as_str();
-    let refused = |text: String| Err(Refusal::NotAdmitted(text.into()));
-    match demand.client_cert {
-        Some(_) if !caller.has_certificate() => refused("connection requires a valid client certificate".into()),
-        Some(ClientCert::VerifyFull) => match caller.common_name() {
-            Some(name) if config.ident.allows(demand.map.as_deref(), &name, user) => Ok(()),
-            _ => refused(format!("certificate authentication failed for user \"{user}\"")),
-        },
-        Some(ClientCert::VerifyCa) | None => Ok(()),
     }
 }

@@ -1,13 +1,11 @@
-//! The front thread: everything that is rare. Clients are accepted and logged in here, servers opened, limits read,
-//! commands of the console carried out, metrics told, signals heard. Queries never come this way.
+//! The front thread: everything that is rare. Servers are opened here, limits read, commands of the console carried out, metrics told,
+//! signals heard, and clients logged in that a worker does not let in by itself. Queries never come this way.
 
 mod accept;
 mod admin;
 mod apply;
 mod auth_query;
-mod caller;
 mod cancel;
-mod certificates;
 mod connect;
 mod control;
 mod failures;
@@ -15,7 +13,6 @@ mod fleet;
 mod keys;
 mod leaks;
 mod limits;
-mod listen;
 mod login;
 mod metrics;
 mod replication;
@@ -32,19 +29,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgsluice_auth::{SaltedKeys, ScramSecret};
+use pgsluice_auth::SaltedKeys;
 use pgsluice_config::{Config, Problem};
 use pgsluice_console::Counters as Stats;
 use pgsluice_pool::{Action, Broker, Budget, BudgetState, ClusterId, Failure, PoolId};
-use pgsluice_session::{LoginFailure, Refusal, ServerCredential, Settings};
+use pgsluice_session::{LoginFailure, Refusal, Settings};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
 
 pub use tls::check_tls;
 
-use crate::message::{Departed, ToFront, ToWorker};
+use crate::listen;
+use crate::message::{ToFront, ToWorker};
+use crate::random;
 use crate::reactor::Reactor;
+use crate::reception::{PoolName, Reception};
 use crate::spec::{Address, PoolSpec, Target};
 use crate::worker;
 
@@ -131,36 +131,36 @@ pub fn run(config: Config, source: Source) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let (to_front, mailbox) = mpsc::unbounded_channel();
-    let departed = Arc::new(Departed::default());
-    let workers = start_workers(config.settings.workers as usize, &to_front, &departed)?;
-    let front = Rc::new(Front::new(config, source, workers, departed, tls));
+    let config = Arc::new(config);
+    let reception = start_workers(&config, tls.clients.is_some(), &to_front)?;
+    let front = Rc::new(Front::new(config, source, reception, tls));
     local.block_on(&runtime, async move { front.serve(mailbox).await })
 }
 
 fn start_workers(
-    count: usize,
+    config: &Arc<Config>,
+    offers_tls: bool,
     to_front: &mpsc::UnboundedSender<ToFront>,
-    departed: &Arc<Departed>,
-) -> Result<Vec<mpsc::UnboundedSender<ToWorker>>, StartError> {
-    let mut workers = Vec::new();
-    for index in 0..count {
-        let (to_worker, mailbox) = mpsc::unbounded_channel();
-        let outward = (to_front.clone(), departed.clone());
+) -> Result<Arc<Reception>, StartError> {
+    let (workers, mailboxes): (Vec<_>, Vec<_>) =
+        (0..config.settings.workers).map(|_| mpsc::unbounded_channel()).unzip();
+    let reception = Arc::new(Reception::new(config.clone(), offers_tls, workers));
+    for (index, mailbox) in mailboxes.into_iter().enumerate() {
+        let (to_front, reception) = (to_front.clone(), reception.clone());
         let (told, opened) = std::sync::mpsc::channel();
         std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             // The loop is its thread's. Whoever is told waits for it.
             match Reactor::open() {
                 Ok(reactor) => {
                     let _ = told.send(Ok(()));
-                    worker::run(&reactor, (index, count), outward, mailbox);
+                    worker::run(&reactor, index, to_front, reception, mailbox);
                 }
                 Err(error) => drop(told.send(Err(error))),
             }
         })?;
         opened.recv().map_err(|_| std::io::Error::other("a worker ended before it began"))??;
-        workers.push(to_worker);
     }
-    Ok(workers)
+    Ok(reception)
 }
 
 /// The front thread's state, as its tasks share it. Cells are never borrowed across an await.
@@ -168,15 +168,13 @@ struct Front {
     source: Source,
     config: RefCell<Arc<Config>>,
     tls: RefCell<tls::Tls>,
-    workers: Vec<mpsc::UnboundedSender<ToWorker>>,
-    departed: Arc<Departed>,
+    reception: Arc<Reception>,
     cell: RefCell<State>,
     /// Salts of users that do not exist.
     mock_key: [u8; 32],
     /// Room for hashing passwords, on another thread.
     hashing: tokio::sync::Semaphore,
     answers: RefCell<auth_query::Answers>,
-    failures: RefCell<failures::Failures>,
     cancels: Semaphore,
     /// In a fleet, if the configuration said so when we started.
     membership: Option<fleet::Membership>,
@@ -192,30 +190,15 @@ struct State {
     broker: Broker,
     clusters: Vec<Cluster>,
     pools: Vec<PoolEntry>,
-    by_name: HashMap<PoolName, PoolId>,
-    /// Clients on workers, by pid.
-    clients: HashMap<u32, usize>,
-    logins: usize,
     consoles: usize,
-    next_pid: u32,
-    next_id: u64,
-    next_worker: usize,
-    /// SCRAM secrets derived from plain passwords.
-    verifiers: HashMap<String, (pgsluice_config::Secret, ScramSecret)>,
     /// Keys learnt at servers, so that the next login need not derive them.
     salted: HashMap<(Address, String), (Option<pgsluice_config::Secret>, SaltedKeys)>,
-    /// What clients proved at their logins, by the database, PostgreSQL and user it was for.
-    learnt: HashMap<(String, Address, String), ServerCredential>,
     /// Servers that know protocol 3.0 only and do not negotiate.
     old_protocol: HashSet<Address>,
-    disabled: BTreeSet<String>,
     paused: BTreeSet<String>,
     paused_all: bool,
     stats: StatsHistory,
 }
-
-/// Database, user, and the settings that the pool's servers were started with.
-type PoolName = (String, String, Settings);
 
 struct Cluster {
     address: Address,
@@ -255,29 +238,14 @@ struct StatsHistory {
 }
 
 impl Front {
-    fn new(
-        config: Config,
-        source: Source,
-        workers: Vec<mpsc::UnboundedSender<ToWorker>>,
-        departed: Arc<Departed>,
-        tls: tls::Tls,
-    ) -> Self {
+    fn new(config: Arc<Config>, source: Source, reception: Arc<Reception>, tls: tls::Tls) -> Self {
         let state = State {
-            broker: Broker::new(workers.len()),
+            broker: Broker::new(reception.workers()),
             clusters: Vec::new(),
             pools: Vec::new(),
-            by_name: HashMap::new(),
-            clients: HashMap::new(),
-            logins: 0,
             consoles: 0,
-            next_pid: 1,
-            next_id: 1,
-            next_worker: 0,
-            verifiers: HashMap::new(),
             salted: HashMap::new(),
-            learnt: HashMap::new(),
             old_protocol: HashSet::new(),
-            disabled: BTreeSet::new(),
             paused: BTreeSet::new(),
             paused_all: false,
             stats: StatsHistory::default(),
@@ -286,15 +254,13 @@ impl Front {
             source,
             membership: (!config.settings.fleet.is_empty())
                 .then(|| fleet::Membership::new(&config.settings.fleet, &config.settings.fleet_dbname)),
-            config: RefCell::new(Arc::new(config)),
+            config: RefCell::new(config),
             tls: RefCell::new(tls),
-            workers,
-            departed,
+            reception,
             cell: RefCell::new(state),
             mock_key: random(),
             hashing: tokio::sync::Semaphore::new(1),
             answers: RefCell::default(),
-            failures: RefCell::default(),
             cancels: Semaphore::new(CANCELS_MAX),
             limits_due: Notify::new(),
             rest_until: Cell::new(None),
@@ -308,16 +274,15 @@ impl Front {
     }
 
     async fn serve(self: Rc<Self>, mut mailbox: mpsc::UnboundedReceiver<ToFront>) -> Result<(), StartError> {
-        let listeners = listen::bind(&self.config())?;
+        let (listeners, files) = listen::bind(&self.config())?;
         let endpoints = listen::bind_metrics(&self.config())?;
         spawn_local(self.clone().watch_signals());
         self.know_clusters();
         self.wait_for_limits().await;
         self.serve_metrics(endpoints);
-        for listener in listeners {
+        for listener in &self.shutdown.keep_listeners(listeners, files) {
             info!("listening on {}", listener.name());
-            let front = self.clone();
-            self.shutdown.keep(spawn_local(async move { front.accept(listener).await }));
+            self.tell_all(|| ToWorker::Listen(listener.clone()));
         }
         spawn_local(self.clone().keep_stats());
         spawn_local(self.clone().watch_certificates());
@@ -327,21 +292,20 @@ impl Front {
             tokio::select! {
                 message = mailbox.recv() => match message {
                     Some(message) => {
-                        self.handle(message);
+                        let mut is_plan_due = self.handle(message);
                         // What has come together is planned for together.
                         for _ in 1..TOGETHER_MAX {
                             let Ok(message) = mailbox.try_recv() else { break };
-                            self.handle(message);
+                            is_plan_due |= self.handle(message);
                         }
-                        self.pump();
+                        if is_plan_due {
+                            self.pump();
+                        }
                     }
                     None => return Ok(()),
                 },
                 _ = tick.tick() => {
-                    let mut state = self.cell.borrow_mut();
-                    state.see_off(&self.departed);
-                    state.broker.tick();
-                    drop(state);
+                    self.cell.borrow_mut().broker.tick();
                     self.pump();
                     self.watch_budgets();
                 }
@@ -350,9 +314,15 @@ impl Front {
         }
     }
 
-    fn handle(self: &Rc<Self>, message: ToFront) {
+    /// Does a message matter to who gets servers?
+    fn handle(self: &Rc<Self>, message: ToFront) -> bool {
         let mut state = self.cell.borrow_mut();
         match message {
+            ToFront::Arrival(arrival) => {
+                drop(state);
+                spawn_local(self.clone().greet(arrival));
+                return false;
+            }
             ToFront::Demand { pool, worker, demand } => {
                 let idle = state.broker.pool_servers(pool) == 0;
                 if let Some(refusal) = state.pools[pool.0].failed.clone().filter(|_| demand.waiting > 0 && idle) {
@@ -377,8 +347,10 @@ impl Front {
             ToFront::Cancel { address, key, done, asker } => {
                 drop(state);
                 spawn_local(self.clone().send_cancel(address, key, done, asker));
+                return false;
             }
         }
+        true
     }
 
     /// Carries out what the broker orders. Where a thousand pools contend it takes milliseconds to see who gets what: that is
@@ -408,12 +380,11 @@ impl Front {
     }
 
     fn tell(&self, worker: usize, message: ToWorker) {
-        // Workers live as long as their mailboxes, which are here.
-        let _ = self.workers[worker].send(message);
+        self.reception.tell(worker, message);
     }
 
     fn tell_all(&self, message: impl Fn() -> ToWorker) {
-        (0..self.workers.len()).for_each(|worker| self.tell(worker, message()));
+        (0..self.reception.workers()).for_each(|worker| self.tell(worker, message()));
     }
 
     /// The pool of a database and user, made on first use. Settings that only a server's start can take make pools apart.
@@ -429,26 +400,26 @@ impl Front {
     fn pool_as(self: &Rc<Self>, database: &str, user: &str, at_start: &Settings) -> Result<Arc<PoolSpec>, Refusal> {
         let config = self.config();
         let key = (database.to_owned(), user.to_owned(), at_start.clone());
-        let state = self.cell.borrow_mut();
-        if let Some(id) = state.by_name.get(&key) {
-            return Ok(state.pools[id.0].spec.clone());
+        let book = self.reception.book();
+        if let Some(pool) = book.pools.get(&key) {
+            return Ok(pool.clone());
         }
         let alike = |(d, u, settings): &&PoolName| (d, u) == (&key.0, &key.1) && !settings.is_empty();
-        if !at_start.is_empty() && state.by_name.keys().filter(alike).count() >= AT_START_POOLS_MAX {
+        if !at_start.is_empty() && book.pools.keys().filter(alike).count() >= AT_START_POOLS_MAX {
             let what = format!("another combination of {} (there are {AT_START_POOLS_MAX})", at_start.names());
             return Err(Refusal::Unsupported(what.into()));
         }
-        if state.pools.len() >= POOLS_MAX {
+        drop(book);
+        let id = PoolId(self.cell.borrow().pools.len());
+        if id.0 >= POOLS_MAX {
             return Err(Refusal::Unsupported(format!("a pool beyond the first {POOLS_MAX}").into()));
         }
-        let id = PoolId(state.pools.len());
         let spec = PoolSpec::resolve(&config, database, user, at_start, id);
         let spec = spec.ok_or_else(|| Refusal::UnknownDatabase(database.into()))?;
-        drop(state);
         let cluster = self.cluster(&spec.target);
         let mut state = self.cell.borrow_mut();
         let id = state.broker.add_pool(cluster, spec.limits.clone());
-        state.by_name.insert(key, id);
+        self.reception.book().pools.insert(key, spec.clone());
         state.pools.push(PoolEntry { spec: spec.clone(), epoch: 0, failed: None });
         self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch: 0 });
         state.set_minimum(id);
@@ -544,31 +515,11 @@ impl Front {
     }
 
     fn next_id(&self) -> u64 {
-        let mut state = self.cell.borrow_mut();
-        state.next_id += 1;
-        state.next_id
-    }
-
-    /// A process id that no client has.
-    fn next_pid(&self) -> u32 {
-        let mut state = self.cell.borrow_mut();
-        loop {
-            state.next_pid = state.next_pid % i32::MAX as u32 + 1;
-            if !state.clients.contains_key(&state.next_pid) {
-                return state.next_pid;
-            }
-        }
+        self.reception.book().next_id()
     }
 }
 
 impl State {
-    /// Those who have gone are forgotten.
-    fn see_off(&mut self, departed: &Departed) {
-        departed.take(|pid| {
-            self.clients.remove(&pid);
-        });
-    }
-
     /// What is paused keeps no minimum.
     fn set_minimum(&mut self, pool: PoolId) {
         let spec = &self.pools[pool.0].spec;
@@ -600,13 +551,6 @@ fn classify(failure: &LoginFailure) -> (Failure, bool) {
         LoginFailure::NoCredential { .. } | LoginFailure::Impostor => (Failure::Other, true),
         LoginFailure::Violation(_) | LoginFailure::Unreachable(_) => (Failure::Other, false),
     }
-}
-
-/// Bytes nobody can guess.
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the system has random numbers");
-    bytes
 }
 
 /// Counts something for as long as it lives.

@@ -7,28 +7,26 @@ use std::time::{Duration, Instant, SystemTime};
 use pgsluice_config::Config;
 use pgsluice_session::{Identity, Refusal, Replication, ServerCredential, Settings};
 
+use super::Front;
 use super::accept::LoggedIn;
-use super::{Count, Front};
 use crate::message::{NewTunnel, ServerInfo, ToWorker};
 use crate::net::Stream;
 use crate::spec::PoolSpec;
 
 impl Front {
-    pub(super) async fn admit_replication(self: Rc<Self>, stream: Stream, mut client: LoggedIn) {
-        let pool = match self.replication_pool(&client.identity, client.learnt.take()) {
+    pub(super) async fn admit_replication(self: Rc<Self>, stream: Stream, logged_in: LoggedIn) {
+        let LoggedIn { client, learnt } = logged_in;
+        let pool = match self.replication_pool(&client.identity, learnt) {
             Ok(pool) => pool,
             Err(refusal) => return self.turn_away(&stream, &refusal, client.late),
         };
         // Until it has its WAL sender it counts as logging in.
-        let _count = Count::begin(&self, |state| &mut state.logins);
+        let _count = self.reception.begin_login(None);
         let parameters: Vec<_> = client.identity.verbatim.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let (server, machine) = match self.open(&pool.target, &parameters).await {
             Ok(opened) => opened,
             Err(failure) => return self.turn_away(&stream, &failure.refusal(), client.late),
         };
-        if let Err(refusal) = self.check_room(&pool.database) {
-            return self.turn_away(&stream, &refusal, client.late);
-        }
         let info = ServerInfo {
             id: self.next_id(),
             pid: machine.cancel_key().pid,
@@ -38,11 +36,11 @@ impl Front {
             epoch: self.cell.borrow().pools[pool.id.0].epoch,
         };
         let Ok(server) = server.pack() else { return };
-        if let Some((worker, mut client)) = self.introduce(stream, client, pool) {
+        if let Some((worker, parcel, mut client)) = self.introduce(stream, client, pool) {
             // Such a client may have nothing to say for hours.
             client.client_idle = Duration::ZERO;
             let (key, params) = (machine.cancel_key().clone(), machine.params().clone());
-            self.tell(worker, ToWorker::Tunnel(Box::new(NewTunnel { client, server, info, key, params })));
+            self.tell(worker, ToWorker::Tunnel(Box::new(NewTunnel { parcel, client, server, info, key, params })));
         }
     }
 
@@ -58,7 +56,7 @@ impl Front {
             Replication::Physical if config.database(named).is_none() => only_cluster(&config).unwrap_or(named),
             _ => named,
         };
-        self.check_room(database)?;
+        self.reception.book().check_room(database)?;
         self.learn(database, &identity.user, learnt);
         self.pool(database, &identity.user, &Settings::default())
     }

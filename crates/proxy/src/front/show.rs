@@ -1,6 +1,6 @@
 //! Snapshots for the console, gathered from the workers, and the statistics over time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,9 @@ impl Front {
         let workers = self.ask_workers(detail).await;
         let leaks = if subject == Subject::Leaks { self.leaks(&workers).await } else { Vec::new() };
         let config = self.config();
-        self.cell.borrow_mut().see_off(&self.departed);
+        let book = self.reception.book();
+        let (disabled, clients) = (book.disabled.clone(), book.clients());
+        drop(book);
         let state = self.cell.borrow();
         let shares: Vec<_> = workers.iter().flat_map(|w| w.pools.iter().cloned()).collect();
         Snapshot {
@@ -35,10 +37,10 @@ impl Front {
             servers: workers.iter().flat_map(|w| w.servers.iter().cloned()).collect(),
             stats: state.stats_rows(&shares),
             stats_window: state.stats.window(self.started),
-            databases: database_rows(&config, &state, &shares),
+            databases: database_rows(&config, &state, &disabled, &shares),
             users: user_rows(&config, &state, &shares),
             config: config_rows(&config),
-            lists: lists(&config, &state, &shares),
+            lists: lists(&config, &state, (clients, self.reception.logins()), &shares),
             budget: state.budget_rows(&config, &shares),
             fleet: state.fleet_rows(),
             pins: leaks::pins(&workers),
@@ -62,7 +64,7 @@ impl Front {
     }
 
     async fn ask_workers(&self, detail: bool) -> Vec<WorkerSnapshot> {
-        let replies: Vec<_> = (0..self.workers.len())
+        let replies: Vec<_> = (0..self.reception.workers())
             .map(|worker| {
                 let (reply, answer) = oneshot::channel();
                 self.tell(worker, ToWorker::Snapshot { detail, reply });
@@ -253,7 +255,12 @@ fn mode_name(pooling: pgsluice_session::Pooling) -> &'static str {
     }
 }
 
-fn database_rows(config: &Config, state: &State, shares: &[PoolShare]) -> Vec<DatabaseRow> {
+fn database_rows(
+    config: &Config,
+    state: &State,
+    disabled: &BTreeSet<String>,
+    shares: &[PoolShare],
+) -> Vec<DatabaseRow> {
     let console = DatabaseRow {
         name: CONSOLE.into(),
         port: config.settings.listen_port,
@@ -285,7 +292,7 @@ fn database_rows(config: &Config, state: &State, shares: &[PoolShare]) -> Vec<Da
             max_client_connections: 0,
             current_client_connections: of(|s| s.clients),
             paused: state.paused_all || state.paused.contains(name),
-            disabled: state.disabled.contains(name),
+            disabled: disabled.contains(name),
         }
     });
     configured.chain([console]).collect()
@@ -326,15 +333,15 @@ fn config_rows(config: &Config) -> Vec<ConfigRow> {
         .collect()
 }
 
-fn lists(config: &Config, state: &State, shares: &[PoolShare]) -> Lists {
+fn lists(config: &Config, state: &State, (clients, logins): (usize, usize), shares: &[PoolShare]) -> Lists {
     let idle: u64 = shares.iter().map(|s| s.idle).sum();
     Lists {
         databases: config.databases.len() as u64,
         users: config.users.len() as u64,
         pools: state.pools.len() as u64,
         free_clients: 0,
-        used_clients: state.clients.len() as u64,
-        login_clients: state.logins as u64,
+        used_clients: clients as u64,
+        login_clients: logins as u64,
         free_servers: idle,
         used_servers: shares.iter().map(|s| s.linked + s.cleaning).sum(),
     }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,6 +11,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tracing::{error, info, warn};
 
 use super::Front;
+use crate::listen::{Listener, SocketFile};
 use crate::message::{Drain, ToWorker};
 
 /// How far the end has come.
@@ -17,13 +19,22 @@ use crate::message::{Drain, ToWorker};
 pub(super) struct Shutdown {
     begun: Cell<Option<Drain>>,
     over: Notify,
-    /// Tasks that accept clients.
+    /// Tasks that accept who asks for metrics.
     accepting: RefCell<Vec<JoinHandle<()>>>,
+    /// Where clients are accepted, and the files of that.
+    listening: RefCell<(Vec<Arc<Listener>>, Vec<SocketFile>)>,
 }
 
 impl Shutdown {
     pub(super) fn keep(&self, accepting: JoinHandle<()>) {
         self.accepting.borrow_mut().push(accepting);
+    }
+
+    /// They are closed when the end begins.
+    pub(super) fn keep_listeners(&self, listeners: Vec<Listener>, files: Vec<SocketFile>) -> Vec<Arc<Listener>> {
+        let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
+        self.listening.replace((listeners.clone(), files));
+        listeners
     }
 
     pub(super) fn is_begun(&self) -> bool {
@@ -88,13 +99,17 @@ impl Front {
         for accepting in self.shutdown.accepting.take() {
             accepting.abort();
         }
+        self.reception.book().is_closed = true;
+        let (listeners, files) = self.shutdown.listening.take();
+        listeners.iter().for_each(|listener| listener.close());
+        drop(files);
         let limit = self.config().settings.shutdown_timeout;
         let what = match mode {
             Drain::Clients => "clients to disconnect",
             Drain::Servers => "running transactions to finish",
         };
         info!("shutting down: waiting for {what}, {} s at most; a second signal ends at once", limit.as_secs());
-        let waits: Vec<_> = (0..self.workers.len())
+        let waits: Vec<_> = (0..self.reception.workers())
             .map(|worker| {
                 let (done, over) = oneshot::channel();
                 self.tell(worker, ToWorker::Drain { mode, done });

@@ -22,7 +22,7 @@ use rustls::{
 use tracing::{debug, info, warn};
 
 use super::Front;
-use super::certificates::{common_name, is_authority, is_in_force, today};
+use crate::certificates::{common_name, is_authority, is_in_force, today};
 use crate::net::Stream;
 use crate::spec::Address;
 use crate::tls::{ALPN, TlsStream};

@@ -1,5 +1,6 @@
 //! One I/O thread: its sessions, servers, buffers and counters. Nothing on the path of a query is shared with another.
 
+mod arrival;
 mod catalog;
 mod client;
 mod conn;
@@ -22,8 +23,10 @@ use pgsluice_session::{Counters, Params, Plan, Refusal, Registry, Settings, Stat
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-use crate::message::{Departed, Drain, NewClient, NewServer, ToFront, ToWorker};
+use crate::message::{Drain, NewClient, NewServer, ToFront, ToWorker};
+use crate::net::Stream;
 use crate::reactor::{Reactor, TaskId, yield_now};
+use crate::reception::Reception;
 use crate::spec::PoolSpec;
 use catalog::Knowledge;
 use client::Client;
@@ -47,7 +50,7 @@ pub(crate) struct Worker {
     index: usize,
     reactor: Rc<Reactor>,
     front: mpsc::UnboundedSender<ToFront>,
-    departed: Arc<Departed>,
+    reception: Arc<Reception>,
     cell: RefCell<State>,
 }
 
@@ -153,11 +156,12 @@ impl State {
     }
 }
 
-/// Runs worker `index` of `workers` on this thread until its mailbox closes.
+/// Runs a worker on this thread until its mailbox closes.
 pub(crate) fn run(
     reactor: &Rc<Reactor>,
-    (index, workers): (usize, usize),
-    (front, departed): (mpsc::UnboundedSender<ToFront>, Arc<Departed>),
+    index: usize,
+    front: mpsc::UnboundedSender<ToFront>,
+    reception: Arc<Reception>,
     mailbox: mpsc::UnboundedReceiver<ToWorker>,
 ) {
     let state = State {
@@ -166,7 +170,7 @@ pub(crate) fn run(
         cleaning: HashMap::new(),
         leases: Vec::new(),
         switches: Vec::new(),
-        registry: Registry::new(index, workers),
+        registry: Registry::new(index, reception.workers()),
         scratch: vec![0; SCRATCH_LEN],
         plan: Plan::default(),
         downward: None,
@@ -176,7 +180,7 @@ pub(crate) fn run(
         drain: None,
         draining: None,
     };
-    let worker = Rc::new(Worker { index, reactor: reactor.clone(), front, departed, cell: RefCell::new(state) });
+    let worker = Rc::new(Worker { index, reactor: reactor.clone(), front, reception, cell: RefCell::new(state) });
     let is_over = Rc::new(Cell::new(false));
     reactor.spawn(worker.clone().read_mail(mailbox, is_over.clone()));
     let mut tick = Instant::now();
@@ -199,7 +203,15 @@ impl Worker {
     fn handle(self: &Rc<Self>, message: ToWorker) {
         let now = Instant::now();
         match message {
-            ToWorker::Client(client) => self.accept(*client),
+            ToWorker::Listen(listener) => self.reactor.spawn(self.clone().receive(listener)),
+            ToWorker::Accepted(fresh) => self.take_in(fresh),
+            ToWorker::Client(parcel, client) => match parcel.unpack() {
+                Ok(stream) => self.accept(stream, *client),
+                Err(error) => {
+                    debug!(%error, "client could not be registered");
+                    self.reception.leave(client.pid);
+                }
+            },
             ToWorker::Tunnel(tunnel) => self.open_tunnel(*tunnel),
             ToWorker::Server { pool, server } => self.add_server(pool, *server, now),
             ToWorker::Refuse { pool, refusal } => self.refuse(pool, &refusal, now),
@@ -228,25 +240,17 @@ impl Worker {
         is_over.set(true);
     }
 
-    fn accept(self: &Rc<Self>, client: NewClient) {
-        let settings = self.cell.borrow_mut().registry.intern_settings(&client.settings);
+    fn accept(self: &Rc<Self>, stream: Stream, client: NewClient) {
+        let mut state = self.cell.borrow_mut();
+        let settings = state.registry.intern_settings(&client.settings);
         let slot = Rc::new(Slot::new(&client, settings.clone()));
-        let (pid, pool) = (client.pid, client.pool.id);
-        match Client::new(self.clone(), slot.clone(), client, settings) {
-            Ok(task) => {
-                let mut state = self.cell.borrow_mut();
-                state.clients.insert(pid, slot);
-                let pool = state.pool(pool);
-                pool.clients += 1;
-                pool.stats.client_login_count += 1;
-                drop(state);
-                self.reactor.start(|id| task.named(id));
-            }
-            Err(error) => {
-                debug!(%error, "client could not be registered");
-                self.departed.add(pid);
-            }
-        }
+        state.clients.insert(client.pid, slot.clone());
+        let pool = state.pool(client.pool.id);
+        pool.clients += 1;
+        pool.stats.client_login_count += 1;
+        drop(state);
+        let task = Client::new(self.clone(), slot, stream, client, settings);
+        self.reactor.start(|id| task.named(id));
     }
 
     fn add_server(self: &Rc<Self>, pool: PoolId, server: NewServer, now: Instant) {

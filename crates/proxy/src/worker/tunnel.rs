@@ -55,14 +55,14 @@ struct Tunnel {
 impl Worker {
     /// Begins to pass on what both sides say.
     pub(super) fn open_tunnel(self: &Rc<Self>, new: NewTunnel) {
-        let NewTunnel { client, server, info, key, params } = new;
+        let NewTunnel { parcel, client, server, info, key, params } = new;
         let slot = Rc::new(Slot::new(&client, client.settings.clone()));
-        let ends = client.parcel.unpack().and_then(|client| Ok((client, server.unpack()?)));
+        let ends = parcel.unpack().and_then(|client| Ok((client, server.unpack()?)));
         let (stream, server) = match ends {
             Ok(ends) => ends,
             Err(error) => {
                 debug!(%error, "a replication connection could not be registered");
-                return self.departed.add(slot.pid);
+                return self.reception.leave(slot.pid);
             }
         };
         slot.set_doing(Doing::Replicating, Instant::now());
@@ -146,7 +146,7 @@ impl Tunnel {
         if entry.spec.log_disconnections {
             info!(client = self.slot.id, user = %self.slot.user, database = %entry.spec.database, %reason, "replication client gone");
         }
-        self.worker.departed.add(self.slot.pid);
+        self.worker.reception.leave(self.slot.pid);
     }
 }
 

@@ -83,7 +83,7 @@ impl Client {
             };
             info!(client = self.slot.id, user = %self.slot.user, database = %entry.spec.database, %reason, "client gone");
         }
-        self.worker.departed.add(self.slot.pid);
+        self.worker.reception.leave(self.slot.pid);
     }
 
     /// Half a message has gone to the server: nothing can follow it. What may run there is cancelled.

@@ -80,16 +80,19 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// # Errors
-    /// Its socket cannot be registered.
-    pub(super) fn new(worker: Rc<Worker>, slot: Rc<Slot>, new: NewClient, settings: Arc<Settings>) -> io::Result<Self> {
-        let stream = new.parcel.unpack()?;
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        slot: Rc<Slot>,
+        stream: Stream,
+        new: NewClient,
+        settings: Arc<Settings>,
+    ) -> Self {
         let spec = &new.pool;
         let session = Session::new(new.id, spec.pooling, spec.max_prepared, settings).with_tracking(spec.tracking);
         let (mut inbox, mut outbox) = (Buffer::default(), Buffer::default());
         inbox.push(&new.early);
         outbox.push(&new.late);
-        Ok(Self {
+        Self {
             worker,
             slot,
             stream,
@@ -103,7 +106,7 @@ impl Client {
             hold: true,
             lost_replays: 0,
             farewell: false,
-        })
+        }
     }
 
     /// As the task of this name.

@@ -15,7 +15,7 @@ const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29
 
 /// The name of whom a certificate is for: the first common name of its subject. None if it has none, or one that holds a NUL, as
 /// who cuts it there would read another (CVE-2009-4034).
-pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+pub(crate) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = Certificate::from_der(certificate).ok()?;
     let parts = certificate.tbs_certificate.subject.0.iter().flat_map(|part| part.0.iter());
     let value = parts.into_iter().find(|part| part.oid == COMMON_NAME).map(|part| &part.value)?;
@@ -32,7 +32,7 @@ fn text(value: &Any) -> Option<String> {
 }
 
 /// May this one vouch for others? It has to say so, unless it is of a version in which that could not be said.
-pub(super) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+pub(crate) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     let Ok(certificate) = Certificate::from_der(certificate) else { return false };
     let extensions = certificate.tbs_certificate.extensions.unwrap_or_default();
     let constraints = extensions.iter().find(|extension| extension.extn_id == BASIC_CONSTRAINTS);
@@ -44,13 +44,13 @@ pub(super) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
 }
 
 /// Is it in force at `now`, which is the time since 1970?
-pub(super) fn is_in_force(certificate: &CertificateDer<'_>, now: Duration) -> bool {
+pub(crate) fn is_in_force(certificate: &CertificateDer<'_>, now: Duration) -> bool {
     let Ok(certificate) = Certificate::from_der(certificate) else { return false };
     let validity = certificate.tbs_certificate.validity;
     (validity.not_before.to_unix_duration()..=validity.not_after.to_unix_duration()).contains(&now)
 }
 
 /// The time since 1970.
-pub(super) fn today() -> Duration {
+pub(crate) fn today() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
