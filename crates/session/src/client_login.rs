@@ -121,6 +121,11 @@ impl ClientLogin {
         &self.identity
     }
 
+    /// The same, to be taken or changed once [`LoginWant::Done`] is reached.
+    pub fn identity_mut(&mut self) -> &mut Identity {
+        &mut self.identity
+    }
+
     /// The SCRAM keys that the client proved to have, whether it sent a proof or the password itself.
     pub fn keys(&self) -> Option<&ScramKeys> {
         self.keys.as_ref()

@@ -57,7 +57,7 @@ fn sized(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn put_cstr(out: &mut Vec<u8>, text: &[u8]) {
-    out.extend(text.iter().copied().filter(|&b| b != 0));
+    text.split(|&b| b == 0).for_each(|part| out.extend_from_slice(part));
     out.push(0);
 }
 

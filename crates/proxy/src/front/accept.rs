@@ -37,6 +37,12 @@ impl Front {
             Ok(stream) => Some(stream),
             Err(error) => return debug!(%error, "client could not be registered"),
         };
+        // Last words do not wait, and the runtime has to know first that they need not.
+        if let Some(stream) = &place
+            && stream.writable().await.is_err()
+        {
+            return;
+        }
         let limit = self.config().settings.client_login_timeout;
         let outcome = if limit.is_zero() {
             self.log_in(&mut place, &mut progress, step).await
@@ -136,7 +142,7 @@ impl Front {
                 LoginWant::Done => {
                     return Ok(LoggedIn {
                         client: Admitted {
-                            identity: login.identity().clone(),
+                            identity: std::mem::take(login.identity_mut()),
                             early: std::mem::take(&mut **inbox),
                             late: std::mem::take(out),
                         },

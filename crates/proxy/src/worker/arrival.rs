@@ -61,12 +61,12 @@ impl Worker {
                     break error;
                 }
             };
+            place.leave(&listener);
+            drop(place);
             if error.kind() == io::ErrorKind::InvalidInput {
                 return;
             }
             warn!(%error, "cannot accept a client");
-            place.leave(&listener);
-            drop(place);
             sleep(ACCEPT_PAUSE).await;
         }
     }
@@ -219,12 +219,12 @@ impl Worker {
         let config = self.reception.book().config.clone();
         let Progress { login, inbox, out, .. } = progress;
         let elsewhere = || Outcome::Elsewhere(Ok(LoginWant::Done));
-        let mut identity = login.identity().clone();
+        let keys = login.keys().cloned().map(ServerCredential::Keys);
+        let identity = login.identity_mut();
         identity.drop_parameters(&config.settings.ignore_startup_parameters);
         let Some((entry, _)) = config.database(&identity.database) else { return elsewhere() };
         let server_user = entry.user.as_ref().unwrap_or(&identity.user);
         let name = (identity.database.clone(), server_user.clone(), identity.at_start.clone());
-        let keys = login.keys().cloned().map(ServerCredential::Keys);
         let book = self.reception.book();
         // Made by the front when the first client comes, as the pool itself is.
         let Some(pool) = book.pools.get(&name).cloned() else { return elsewhere() };
@@ -239,6 +239,7 @@ impl Worker {
             return elsewhere();
         }
         let Ok(names) = self.reception.enter(self.index, Some(&identity.database)) else { return elsewhere() };
+        let identity = std::mem::take(identity);
         let client = Admitted { identity, early: std::mem::take(&mut **inbox), late: std::mem::take(out) };
         Outcome::In(Box::new(client.introduce(&config, names, stream.ends_as(known), pool)))
     }

@@ -11,7 +11,7 @@ mod snapshot;
 mod tick;
 mod tunnel;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -156,14 +156,14 @@ impl State {
     }
 }
 
-/// Runs a worker on this thread until its mailbox closes.
+/// Runs a worker on this thread, for as long as there is a process.
 pub(crate) fn run(
     reactor: &Rc<Reactor>,
     index: usize,
     front: mpsc::UnboundedSender<ToFront>,
     reception: Arc<Reception>,
     mailbox: mpsc::UnboundedReceiver<ToWorker>,
-) {
+) -> ! {
     let state = State {
         pools: Vec::new(),
         clients: HashMap::new(),
@@ -181,10 +181,9 @@ pub(crate) fn run(
         draining: None,
     };
     let worker = Rc::new(Worker { index, reactor: reactor.clone(), front, reception, cell: RefCell::new(state) });
-    let is_over = Rc::new(Cell::new(false));
-    reactor.spawn(worker.clone().read_mail(mailbox, is_over.clone()));
+    reactor.spawn(worker.clone().read_mail(mailbox));
     let mut tick = Instant::now();
-    while !is_over.get() {
+    loop {
         let now = Instant::now();
         if now >= tick {
             worker.tick(now);
@@ -228,7 +227,7 @@ impl Worker {
         }
     }
 
-    async fn read_mail(self: Rc<Self>, mut mailbox: mpsc::UnboundedReceiver<ToWorker>, is_over: Rc<Cell<bool>>) {
+    async fn read_mail(self: Rc<Self>, mut mailbox: mpsc::UnboundedReceiver<ToWorker>) {
         let mut in_a_row = 0;
         while let Some(message) = mailbox.recv().await {
             self.handle(message);
@@ -237,7 +236,6 @@ impl Worker {
                 yield_now().await;
             }
         }
-        is_over.set(true);
     }
 
     fn accept(self: &Rc<Self>, stream: Stream, client: NewClient) {
