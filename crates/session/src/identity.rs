@@ -111,6 +111,9 @@ impl Identity {
 
     /// Takes away the parameters of these names, whatever they ask for (`ignore_startup_parameters`).
     pub fn drop_parameters(&mut self, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
         let dropped = |settings: &Settings| names.iter().fold(settings.clone(), |s, name| s.without(name));
         self.settings = Arc::new(dropped(&self.settings));
         self.at_start = dropped(&self.at_start);

@@ -12,6 +12,9 @@ use crate::worker::{State, WELCOMES_MAX};
 /// Longest application_name, in bytes; PostgreSQL's `NAMEDATALEN` less one.
 const APPLICATION_NAME_MAX: usize = 63;
 
+/// Bytes that are told to nearly all, at most.
+const WELCOME_LEN: usize = 640;
+
 impl Client {
     /// Tells the client what PostgreSQL would have: from memory, or from a server that was brought to its settings.
     pub(super) fn welcome(&mut self, state: &mut State) -> Result<(), End> {
@@ -48,6 +51,7 @@ impl Client {
             params = state.registry.intern_params(&Arc::new(own));
         }
         let out = self.outbox.tail();
+        out.reserve(WELCOME_LEN);
         for (param, value) in params.iter() {
             BackendWriter(out).parameter_status(param.as_bytes(), value.as_bytes());
         }
