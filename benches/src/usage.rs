@@ -5,7 +5,17 @@
 use std::fs;
 use std::io;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+
+/// The lowest priority there is (nice(2)).
+const LOWEST: i32 = 19;
+
+/// From now on this thread, and those that it begins, have what others leave of the processors: where there are fewer than busy
+/// threads, what they slow down is then slowed down by something else than the lack of one.
+pub fn give_way() {
+    // Lowering it is always allowed.
+    let _ = setpriority_process(None, LOWEST);
+}
 
 /// Use of resources since the process began.
 #[derive(Default, Clone, Copy, Debug)]

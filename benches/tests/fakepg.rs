@@ -113,6 +113,7 @@ fn connections_that_live_for_one_query() {
         target: fake.target(),
         script: Script::new(Mode::Simple, "SELECT 1", 1),
         clients: 2,
+        gives_way: false,
         warmup: Duration::from_millis(20),
         duration: Duration::from_millis(200),
         watch: vec![fake.child.id()],

@@ -32,6 +32,9 @@ struct Options {
     /// Wait this many microseconds before answering, to stand for the time of a query.
     #[arg(long, default_value_t = 0)]
     delay_us: u64,
+    /// Take what others leave of the processors.
+    #[arg(long)]
+    give_way: bool,
     /// Wait this many microseconds more before answering what executes the statement pgsluice_audit.
     #[arg(long, default_value_t = 0)]
     audit_delay_us: u64,
@@ -51,6 +54,9 @@ const LISTENER: u64 = u64::MAX;
 fn main() -> io::Result<()> {
     let options = Options::parse();
     usage::raise_open_files(65_536);
+    if options.give_way {
+        usage::give_way();
+    }
     let listener = Arc::new(Listener::bind(&options.listen)?);
     let delays = Delays {
         answer: Duration::from_micros(options.delay_us),

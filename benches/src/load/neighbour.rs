@@ -11,6 +11,7 @@ use socket2::SockRef;
 
 use super::client::{Client, Target};
 use super::script::{Mode, Script, Step};
+use crate::usage::give_way;
 
 /// Bytes read at a time by one that has no pace of its own.
 const READ_SIZE: usize = 64 << 10;
@@ -73,6 +74,7 @@ impl Drop for Neighbour {
 }
 
 fn keep_asking(mut client: Client, step: &Step, pace: Option<Pace>, stop: &AtomicBool) -> io::Result<u64> {
+    give_way();
     let mut buffer = vec![0; pace.map_or(READ_SIZE, |p| p.size)];
     let mut bytes = 0;
     while !stop.load(Ordering::Relaxed) {

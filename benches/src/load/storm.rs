@@ -10,6 +10,7 @@ use super::driver::Outcome;
 use super::script::Script;
 use super::{Control, MEASURE, Report, STOP};
 use crate::proto;
+use crate::usage::give_way;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Storm {
     pub script: Script,
     /// Connections at a time.
     pub clients: usize,
+    /// See [`give_way`].
+    pub gives_way: bool,
     /// Time before anything is counted.
     pub warmup: Duration,
     /// Time that is counted.
@@ -36,8 +39,14 @@ pub fn storm(storm: &Storm) -> io::Result<Report> {
     let control = Arc::new(Control::new(storm.clients + 1));
     let threads: Vec<_> = (0..storm.clients)
         .map(|_| {
+            let gives_way = storm.gives_way;
             let (control, target, script) = (Arc::clone(&control), storm.target.clone(), storm.script.clone());
-            std::thread::spawn(move || repeat(&target, &script, &control))
+            std::thread::spawn(move || {
+                if gives_way {
+                    give_way();
+                }
+                repeat(&target, &script, &control)
+            })
         })
         .collect();
     let measured = control.conduct(storm.warmup, storm.duration, &storm.watch);

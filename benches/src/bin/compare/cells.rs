@@ -151,6 +151,7 @@ fn cpu(bench: &Bench, pooler: &Pooler, cell: &Cell) -> io::Result<f64> {
             target: pooler.target.clone(),
             script: Script::new(Mode::Simple, SELECT, 1),
             clients: cell.clients,
+            gives_way: false,
             warmup: Duration::from_millis(100),
             duration: bench.duration,
             watch: vec![pooler.pid()],

@@ -1,6 +1,6 @@
 //! Short queries beside bulk and beside a client that does not fetch what it asked for: one thread must not let either
-//! hold up the others. The two have a fake PostgreSQL of their own, so that no query waits behind them there; what the
-//! same does without a pooler is shown as well, as everyone shares the machine's cores.
+//! hold up the others. The two have a fake PostgreSQL of their own, so that no query waits behind them there, and it and
+//! they have what the others leave of the processors. What the same does without a pooler is shown as well.
 
 use std::io;
 use std::time::Duration;

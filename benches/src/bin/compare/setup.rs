@@ -169,8 +169,10 @@ impl Pair {
         let place = |port| Place { dir: &dir.0, port, server_port, bulk_port };
         let direct = address(&place(0), setup.unix, server_port);
         let direct_bulk = bulk_port.map(|port| address(&place(0), setup.unix, port));
-        let addresses = std::iter::once(&direct).chain(&direct_bulk);
-        let servers = addresses.map(|addr| Server::start(&bench.fakepg, addr, &[])).collect::<io::Result<_>>()?;
+        let mut servers = vec![Server::start(&bench.fakepg, &direct, &[])?];
+        if let Some(addr) = &direct_bulk {
+            servers.push(Server::start(&bench.fakepg, addr, &["--give-way"])?);
+        }
         let prepared = machine::knows_prepared_statements(&machine::version(&bench.pgbouncer)?);
         let start = |name, program: &Path, session_mode, prepared| {
             let at = place(free_port()?);

@@ -52,6 +52,7 @@ fn beside(bench: &Bench, pair: &Pair, load: &Load) -> io::Result<(Report, f64)> 
         target: Target { tls: Some(trust(&pair.certificate, false)?), ..load.target.clone() },
         script: Script::new(Mode::Simple, "SELECT 1", 1),
         clients: CONNECTING,
+        gives_way: true,
         warmup: load.warmup,
         duration: load.duration + LONGER,
         watch: Vec::new(),

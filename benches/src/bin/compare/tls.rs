@@ -120,6 +120,7 @@ fn report(bench: &Bench, pair: &Pair, pooler: &Pooler, work: Work) -> io::Result
         target,
         script: Script::new(Mode::Simple, SELECT, 1),
         clients: CONNECTING,
+        gives_way: false,
         warmup: Duration::from_millis(100),
         duration: bench.duration,
         watch: vec![pooler.pid()],
