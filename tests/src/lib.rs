@@ -41,7 +41,7 @@ pub use pooler::Pooler;
 pub use postgres::{APP, APP_MD5, APP_PLAIN, APP_TRUST, Login, Postgres, SUPERUSER, Version};
 pub use shuffle::Shuffle;
 pub use stage::under_shuffle;
-pub use wire::{Raw, Reply};
+pub use wire::{LoginError, Raw, Reply};
 
 /// Asks `probe` every 20 ms until it holds or `limit` has passed; says which.
 pub fn eventually(limit: Duration, mut probe: impl FnMut() -> bool) -> bool {

@@ -263,3 +263,59 @@ pub(crate) fn learnt_for(target: &Target) -> LearntFor {
 pub(crate) fn is_teaching(config: &Config, target: &Target) -> bool {
     target.is_own && config.database(&target.database).is_some_and(|(entry, _)| entry.user.is_none())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn reception(workers: usize) -> Arc<Reception> {
+        let text = "[databases]\n* = host=127.0.0.1\n\n[pgbouncer]\nauth_type = trust\nmax_client_conn = 3\n";
+        let (config, _) = pgsluice_config::parse_ini(text, Path::new("pgsluice.ini")).expect("a configuration");
+        let workers = (0..workers).map(|_| mpsc::unbounded_channel().0).collect();
+        Arc::new(Reception::new(Arc::new(config), false, workers))
+    }
+
+    #[test]
+    fn a_client_is_the_workers_that_has_the_fewest() {
+        let reception = reception(3);
+        assert_eq!([0, 1, 2].map(|own| reception.least_loaded(own)), [0, 1, 2], "its own, if all have as many");
+        let mut login = reception.begin_login(Some(1));
+        assert_eq!([0, 1, 2].map(|own| reception.least_loaded(own)), [0, 0, 2]);
+        let (_, pid) = reception.enter(0, Some("d")).expect("room");
+        assert_eq!([0, 1, 2].map(|own| reception.least_loaded(own)), [2, 2, 2]);
+        login.leave_worker();
+        assert_eq!((reception.least_loaded(1), reception.logins()), (1, 1));
+        drop(login);
+        reception.leave(pid);
+        reception.leave(pid);
+        assert_eq!(([0, 1, 2].map(|own| reception.least_loaded(own)), reception.logins()), ([0, 1, 2], 0));
+    }
+
+    #[test]
+    fn nobody_enters_beyond_what_may() {
+        let reception = reception(1);
+        let enter = |database| reception.enter(0, Some(database));
+        let names: Vec<_> = (0..3).map(|_| enter("d").expect("room")).collect();
+        assert_eq!(enter("d"), Err(Refusal::TooManyClients { max: 3 }));
+        assert!(reception.enter(0, None).is_ok(), "one of our own");
+        reception.leave(names[0].1);
+        reception.leave(names[1].1);
+        reception.book().disabled.insert("d".into());
+        assert_eq!(enter("d"), Err(Refusal::Disabled("d".into())));
+        assert!(enter("e").is_ok());
+        reception.book().is_closed = true;
+        assert_eq!(enter("e"), Err(Refusal::ShuttingDown));
+    }
+
+    #[test]
+    fn process_ids_are_used_again_but_not_while_somebody_has_them() {
+        let reception = reception(1);
+        let enter = || reception.enter(0, None).expect("room").1;
+        assert_eq!([enter(), enter()], [1, 2]);
+        reception.book().last_pid = i32::MAX as u32 - 1;
+        reception.leave(2);
+        assert_eq!([enter(), enter(), enter()], [i32::MAX as u32, 2, 3]);
+    }
+}
