@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use pgsluice_tests::certificates::Authority;
 use pgsluice_tests::wire::message as m;
 use pgsluice_tests::{APP, APP_MD5, Login, LoginError, Pooler, Postgres, Raw, eventually};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -125,4 +126,45 @@ fn without_a_descriptor_clients_wait_until_there_is_one() {
     prlimit(pid, Resource::Nofile, usual).expect("as before");
     waiting.authenticate(APP.user, APP.password).expect("it is let in");
     assert_eq!(waiting.value("SELECT 1"), "1");
+}
+
+#[test]
+fn tls_that_is_demanded_from_now_on_is_demanded_of_who_is_at_the_door() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let authority = Authority::new();
+    let certificate = authority.sign("server", "pgsluice", &["127.0.0.1"]);
+    let tls = |mode: &str| certificate.for_clients(mode, &authority.certificate());
+    let pooler = pooler(postgres, &tls("allow"));
+    // The pool is there, and its next client is let in by a worker.
+    drop(pooler.connect(APP, &database));
+    let mut silent = Raw::open(pooler.addr()).expect("it listens");
+    let mut console = pooler.console();
+    pooler.rewrite(&text(postgres, &tls("require"), &[APP, APP_MD5]));
+    console.run("RELOAD");
+    silent.send(&m::startup(&[("user", APP.user), ("database", &database)])).expect("room");
+    assert_eq!(error_of(&mut silent), "28000");
+}
+
+/// Guesses that are all ready before the first is sent are looked at one by one all the same.
+#[test]
+fn guessing_at_one_moment_is_no_faster() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let pooler = pooler(postgres, "workers = 2\nauth_type = \"md5\"\nauth_failure_delay = 4");
+    drop(pooler.connect(APP, &database));
+    let startup = m::startup(&[("user", APP.user), ("database", &database)]);
+    let mut guessing: Vec<_> = (0..150).map(|_| Raw::open(pooler.addr()).expect("it listens")).collect();
+    for client in &mut guessing {
+        client.send(&startup).expect("room");
+        assert_eq!(client.recv().expect("it is asked").tag, b'R');
+    }
+    let wrong = m::password(b"md500000000000000000000000000000000");
+    guessing.iter_mut().for_each(|client| client.send(&wrong).expect("room"));
+    let answers: Vec<_> = guessing.iter_mut().map(error_of).collect();
+    let tried = answers.iter().filter(|code| *code == "28P01").count();
+    assert!((1..=32).contains(&tried), "{tried} guesses were looked at: {answers:?}");
+    assert!(answers.iter().all(|code| code == "28P01" || code == "28000"), "{answers:?}");
+    assert!(eventually(Duration::from_secs(5), || logins(&pooler) == 0));
+    assert_eq!(pooler.connect(APP, &database).value("SELECT 1"), "1", "and then it is over");
 }

@@ -1,6 +1,6 @@
 //! What the configuration asks of a client that says to be somebody, as far as that follows from itself and the rules.
 
-use pgsluice_config::{Attempt, AuthType, ClientCert, Config, HbaMethod};
+use pgsluice_config::{Attempt, AuthType, Channel, ClientCert, Config, HbaMethod, RESERVED_DATABASES};
 use pgsluice_session::{Identity, Refusal, Replication};
 use tracing::debug;
 
@@ -32,6 +32,13 @@ pub(crate) enum Method {
 /// # Errors
 /// It is not let in, whatever it could show.
 pub(crate) fn demand(config: &Config, identity: &Identity, caller: &Caller) -> Result<Demand, Refusal> {
+    if config.settings.client_tls_sslmode.is_strict() && caller.channel == Channel::Plain {
+        return Err(Refusal::TlsRequired);
+    }
+    if identity.replication != Replication::No && RESERVED_DATABASES.contains(&identity.database.as_str()) {
+        // Rules for replication name no database, and those for the console would not be asked.
+        return Err(Refusal::Unsupported("replication from the console".into()));
+    }
     let plain = |method| Ok(Demand { method, map: None, client_cert: None });
     match config.settings.auth_type {
         AuthType::Any => plain(Method::Any),

@@ -4,6 +4,9 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::reception::Reception;
 
 /// Wrong passwords that are kept waiting at once: of one user and place, and of one place.
 const FAILURES_MAX: u32 = 32;
@@ -20,8 +23,7 @@ impl Failures {
         of(Some(user)) >= FAILURES_MAX || of(None) >= PLACE_FAILURES_MAX
     }
 
-    /// So many more are kept waiting.
-    pub(crate) fn count(&mut self, place: &str, user: &str, by: i64) {
+    fn count(&mut self, place: &str, user: &str, by: i64) {
         for user in [None, Some(user.to_owned())] {
             let key = (place.to_owned(), user);
             let count = self.0.entry(key.clone()).or_default();
@@ -30,6 +32,33 @@ impl Failures {
                 self.0.remove(&key);
             }
         }
+    }
+}
+
+/// One that is kept waiting, for as long as this lives. Not to be dropped by who has the book open.
+#[derive(Debug)]
+pub(crate) struct Held {
+    reception: Arc<Reception>,
+    place: String,
+    user: String,
+}
+
+impl Held {
+    /// One more of this place and user; if `strict`, and there are as many as there may be, none.
+    pub(crate) fn new(reception: &Arc<Reception>, place: String, user: &str, strict: bool) -> Option<Self> {
+        let mut book = reception.book();
+        if strict && book.failures.is_full(&place, user) {
+            return None;
+        }
+        book.failures.count(&place, user, 1);
+        drop(book);
+        Some(Self { reception: reception.clone(), place, user: user.to_owned() })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.reception.book().failures.count(&self.place, &self.user, -1);
     }
 }
 

@@ -9,6 +9,8 @@ use pgsluice_session::{CancelKey, ClientLogin, IdleServer, LoginWant, Params, Re
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use crate::failures::Held;
+use crate::front::ForClients;
 use crate::listen::{Fresh, Listener};
 use crate::net::{Ends, Known, Parcel};
 use crate::reception::Login;
@@ -56,6 +58,10 @@ pub(crate) struct Progress {
     pub(crate) inbox: Zeroizing<Vec<u8>>,
     /// For the client.
     pub(crate) out: Vec<u8>,
+    /// TLS as it was offered when the client came.
+    pub(crate) offer: Option<Arc<ForClients>>,
+    /// It is among those whose proof is being looked at, or was wrong.
+    pub(crate) held: Option<Held>,
 }
 
 /// A server that has logged in, or comes from another worker.
@@ -103,8 +109,8 @@ pub(crate) enum Drain {
 pub(crate) enum ToWorker {
     /// Clients are to be accepted from this socket.
     Listen(Arc<Listener>),
-    /// A client that another worker accepted.
-    Accepted(Fresh),
+    /// A client that another worker accepted, and counted here.
+    Accepted(Fresh, Login),
     Client(Parcel, Box<NewClient>),
     Tunnel(Box<NewTunnel>),
     Server {

@@ -445,6 +445,12 @@ impl Parcel {
         self.kind
     }
 
+    /// Last words to somebody who is not encrypted, as far as the socket takes them.
+    pub(crate) fn write_now(&self, bytes: &[u8]) {
+        // Nobody is left to be told.
+        let _ = rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    }
+
     /// On the front's thread, which waits for it from now on.
     ///
     /// # Errors

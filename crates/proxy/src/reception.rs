@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use crate::failures::Failures;
+use crate::front::ForClients;
 use crate::message::{NewClient, ToWorker};
 use crate::net::Ends;
 use crate::random;
@@ -43,8 +44,10 @@ pub(crate) struct Reception {
 pub(crate) struct Book {
     /// In force.
     pub(crate) config: Arc<Config>,
-    /// Clients over TCP that ask for TLS get it.
-    pub(crate) offers_tls: bool,
+    /// What clients over TCP that ask for TLS are offered.
+    pub(crate) tls: Option<Arc<ForClients>>,
+    /// Salts of users that do not exist.
+    pub(crate) mock_key: Arc<[u8; 32]>,
     /// Nobody is let in any more.
     pub(crate) is_closed: bool,
     /// Databases that nobody is let into.
@@ -80,10 +83,15 @@ pub(crate) struct Login {
 }
 
 impl Reception {
-    pub(crate) fn new(config: Arc<Config>, offers_tls: bool, workers: Vec<mpsc::UnboundedSender<ToWorker>>) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        tls: Option<Arc<ForClients>>,
+        workers: Vec<mpsc::UnboundedSender<ToWorker>>,
+    ) -> Self {
         let book = Book {
             config,
-            offers_tls,
+            tls,
+            mock_key: Arc::new(random()),
             is_closed: false,
             disabled: BTreeSet::new(),
             pools: HashMap::new(),
@@ -274,7 +282,7 @@ mod tests {
         let text = "[databases]\n* = host=127.0.0.1\n\n[pgbouncer]\nauth_type = trust\nmax_client_conn = 3\n";
         let (config, _) = pgsluice_config::parse_ini(text, Path::new("pgsluice.ini")).expect("a configuration");
         let workers = (0..workers).map(|_| mpsc::unbounded_channel().0).collect();
-        Arc::new(Reception::new(Arc::new(config), false, workers))
+        Arc::new(Reception::new(Arc::new(config), None, workers))
     }
 
     #[test]

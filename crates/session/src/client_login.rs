@@ -61,6 +61,8 @@ enum State {
     Md5(Option<Secret>, [u8; 4]),
     ScramFirst(Box<ScramServer>),
     ScramFinal(Box<ScramServer>),
+    /// What it sent was no proof.
+    Failed,
     Done,
 }
 
@@ -106,9 +108,10 @@ impl ClientLogin {
         self.tls == Tls::InForce
     }
 
-    /// Does it have to prove who it is, with what comes next?
-    pub fn is_proving(&self) -> bool {
-        !matches!(self.state, State::Startup | State::Method | State::Done)
+    /// Would [`ClientLogin::handle`] find in this what is to prove who the client is?
+    pub fn is_proving(&self, input: &[u8]) -> bool {
+        !matches!(self.state, State::Startup | State::Method | State::Failed | State::Done)
+            && matches!(password_message(input), Ok(Some(_)))
     }
 
     /// Would [`ClientLogin::handle`] hash a password with this, for as long as the secret wants that?
@@ -160,6 +163,7 @@ impl ClientLogin {
                 },
                 State::Method => LoginWant::Method,
                 State::Done => LoginWant::Done,
+                State::Failed => return Err(Refusal::BadPassword(self.identity.user.as_str().into())),
                 _ => match password_message(rest)? {
                     None => LoginWant::More,
                     Some(body) => {
@@ -236,7 +240,7 @@ impl ClientLogin {
         let user = self.identity.user.clone();
         let wrong = || Refusal::BadPassword(user.as_str().into());
         let password = body.strip_suffix(&[0]).unwrap_or(body);
-        let state = std::mem::replace(&mut self.state, State::Done);
+        let state = std::mem::replace(&mut self.state, State::Failed);
         match state {
             State::Plain(secret) => match &secret {
                 Some(Secret::Scram(stored)) => self.keys = Some(stored.keys_of(password).ok_or_else(wrong)?),
@@ -264,10 +268,11 @@ impl ClientLogin {
                 self.keys = server.keys().cloned();
                 BackendWriter(out).auth_sasl_final(&reply);
             }
-            State::Startup | State::Method | State::Done => {
+            State::Startup | State::Method | State::Failed | State::Done => {
                 unreachable!("only called in states that wait for a password")
             }
         }
+        self.state = State::Done;
         BackendWriter(out).auth_ok();
         Ok(())
     }
@@ -436,5 +441,23 @@ mod tests {
         login.authenticate(AuthMethod::Plain(None), &mut out);
         assert!(matches!(login.handle(b"Q\0\0\0\x05\0", &mut out), Err(Refusal::Violation(_))));
         assert!(matches!(login.handle(b"p\0\x02\0\0", &mut out), Err(Refusal::Violation(Violation::TooLong { .. }))));
+    }
+
+    #[test]
+    fn who_was_wrong_once_is_never_let_in() {
+        for method in
+            [AuthMethod::Plain(Some(Secret::parse("sesame"))), AuthMethod::Md5(Some(Secret::parse("sesame")), [7; 4])]
+        {
+            let (mut login, mut out) = (ClientLogin::default(), Vec::new());
+            login.handle(&startup(&[("user", "bob")]), &mut out).unwrap();
+            login.authenticate(method, &mut out);
+            let mut wrong = Vec::new();
+            FrontendWriter(&mut wrong).password(b"other");
+            assert!(!login.is_proving(&wrong[..wrong.len() - 1]) && login.is_proving(&wrong));
+            for input in [&wrong[..], &[], &wrong, b"Q"] {
+                assert!(matches!(login.handle(input, &mut out), Err(Refusal::BadPassword(_))));
+            }
+            assert!(!login.is_proving(&wrong));
+        }
     }
 }

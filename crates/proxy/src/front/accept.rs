@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pgsluice_config::RESERVED_DATABASES;
 use pgsluice_console::Access;
@@ -17,10 +18,13 @@ use crate::caller::Caller;
 use crate::failures::place_of;
 use crate::inbox::{READ_LEN, forget, make_room};
 use crate::message::{Arrival, NewClient, Progress, ToWorker};
-use crate::net::{Kind, Parcel, Stream};
+use crate::net::{Parcel, Stream};
 use crate::reception::Admitted;
 use crate::spec::PoolSpec;
 use crate::tls::TlsStream;
+
+/// How long somebody who takes nothing is waited for before it is told anything.
+const WRITABLE_WAIT: Duration = Duration::from_secs(1);
 
 /// A client logged in.
 pub(super) struct LoggedIn {
@@ -39,7 +43,7 @@ impl Front {
         };
         // Last words do not wait, and the runtime has to know first that they need not.
         if let Some(stream) = &place
-            && stream.writable().await.is_err()
+            && !matches!(tokio::time::timeout(WRITABLE_WAIT, stream.writable()).await, Ok(Ok(())))
         {
             return;
         }
@@ -51,19 +55,21 @@ impl Front {
             let login = tokio::time::timeout(left, self.log_in(&mut place, &mut progress, step));
             login.await.unwrap_or(Err(Some(Refusal::LoginTimeout)))
         };
+        // It is no login any more, whatever is still to come, and what it sent may have been a password.
+        let held = progress.held.take();
+        drop(progress);
         let Some(stream) = place else { return };
         match outcome {
             Ok(logged_in) => {
+                drop(held);
                 if let Some(special) = self.admit(stream, logged_in) {
-                    // It may be there for long, and is no login any more.
-                    drop(progress);
                     special.await;
                 }
             }
             Err(None) => {}
             Err(Some(refusal)) => {
                 if let Refusal::BadPassword(user) = &refusal {
-                    Box::pin(self.hold_back(&place_of(stream.peer().address), user)).await;
+                    Box::pin(self.hold_back(place_of(stream.peer().address), user, held)).await;
                 }
                 self.turn_away(&stream, &refusal, Vec::new());
             }
@@ -78,17 +84,11 @@ impl Front {
         progress: &mut Progress,
         first: Result<LoginWant, Refusal>,
     ) -> Result<LoggedIn, Option<Refusal>> {
-        let offer = self
-            .tls
-            .borrow()
-            .clients
-            .clone()
-            .filter(|_| !matches!(place, Some(stream) if stream.socket().kind() == Kind::Unix));
-        let Progress { login, inbox, out, .. } = progress;
+        let Progress { login, inbox, out, offer, .. } = progress;
         let (mut first, mut found) = (Some(first.map(|want| (0, want))), None);
         loop {
             let stream = place.as_ref().ok_or(None)?;
-            if login.is_proving() {
+            if first.is_none() && login.is_proving(inbox) {
                 self.check_failures(&place_of(stream.peer().address), &login.identity().user)?;
             }
             let step = match first.take() {
@@ -113,23 +113,15 @@ impl Front {
                     }
                 }
                 LoginWant::Encryption => {
+                    let offer = offer.clone().ok_or(None)?;
                     stream.write_all(out).await.map_err(|_| None)?;
                     out.clear();
-                    let (plain, offer) = (place.take().ok_or(None)?, offer.clone().ok_or(None)?);
+                    let plain = place.take().ok_or(None)?;
                     let early = std::mem::take(inbox);
-                    *place = Some(Box::pin(self.encrypt(plain, offer.config, &early)).await.ok_or(None)?);
+                    *place = Some(Box::pin(self.encrypt(plain, offer.config.clone(), &early)).await.ok_or(None)?);
                     login.set_encrypted();
                 }
                 LoginWant::Method => {
-                    let must = self.config().settings.client_tls_sslmode.is_strict();
-                    if must && !login.is_encrypted() && stream.socket().kind() != Kind::Unix {
-                        return Err(Refusal::TlsRequired.into());
-                    }
-                    let Identity { database, replication, .. } = login.identity();
-                    if *replication != Replication::No && RESERVED_DATABASES.contains(&database.as_str()) {
-                        // Rules for replication name no database, and those for the console would not be asked.
-                        return Err(Some(Refusal::Unsupported("replication from the console".into())));
-                    }
                     let end_point = offer.as_ref().and_then(|offer| offer.end_point.clone());
                     let gate = Box::pin(self.gate_for(login.identity(), Caller::of(stream, end_point))).await?;
                     found = gate.found;

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::tls::Tls;
 use super::{Front, Source};
 use crate::message::ToWorker;
+use crate::reception::Book;
 use crate::spec::PoolSpec;
 
 impl Front {
@@ -32,7 +33,6 @@ impl Front {
     /// A certificate or key that it names is of no use; nothing was changed.
     pub(super) fn apply(self: &Rc<Self>, mut config: Config) -> Result<(), Problems> {
         let tls = Tls::load(&config).map_err(|problem| Problems(vec![problem]))?;
-        *self.tls.borrow_mut() = tls;
         let old = self.config();
         let diff = old.diff(&config);
         for change in &diff.settings {
@@ -48,14 +48,18 @@ impl Front {
         config.settings.keep_fixed(&old.settings);
         let config = Arc::new(config);
         *self.config.borrow_mut() = config.clone();
+        let changed = self.changed_pools(&config);
+        // All of it at once: nobody is let in by half of it.
         let mut book = self.reception.book();
         book.config = config.clone();
-        book.offers_tls = self.tls.borrow().clients.is_some();
+        book.tls.clone_from(&tls.clients);
+        changed.iter().for_each(|(before, spec)| replace_in(&mut book, before, spec));
         drop(book);
+        *self.tls.borrow_mut() = tls;
         self.answers.borrow_mut().forget_all();
         self.apply_budget(&config);
         self.know_clusters();
-        self.apply_pools(&config);
+        changed.into_iter().for_each(|(before, spec)| self.replace_pool(&before, spec));
         self.limits_due.notify_waiters();
         self.pump();
         Ok(())
@@ -71,28 +75,28 @@ impl Front {
         }
     }
 
-    /// Servers of pools whose target changed are obsolete.
-    fn apply_pools(self: &Rc<Self>, config: &Config) {
-        let count = self.cell.borrow().pools.len();
-        for index in 0..count {
-            let before = self.cell.borrow().pools[index].spec.clone();
-            let user = server_user(config, &before);
-            let new = PoolSpec::resolve(config, &before.database, user, &before.at_start, before.id);
-            if let Some(spec) = new.filter(|new| **new != *before) {
-                self.replace_pool(&before, spec);
-            }
-        }
+    /// Pools that the configuration changes: as they were, and as they are.
+    fn changed_pools(&self, config: &Config) -> Vec<(Arc<PoolSpec>, Arc<PoolSpec>)> {
+        let state = self.cell.borrow();
+        let changed = state.pools.iter().filter_map(|pool| {
+            let before = &pool.spec;
+            let user = server_user(config, before);
+            let spec = PoolSpec::resolve(config, &before.database, user, &before.at_start, before.id)?;
+            (*spec != **before).then(|| (before.clone(), spec))
+        });
+        changed.collect()
     }
 
+    /// Servers of pools whose target changed are obsolete.
     fn replace_pool(self: &Rc<Self>, before: &PoolSpec, spec: Arc<PoolSpec>) {
         let index = spec.id.0;
-        if spec.target.address != before.target.address || spec.target.user != before.target.user {
+        if has_moved(before, &spec) {
             // Its servers are counted where they are: the new place is for a new pool.
             info!(
                 "database {} has moved: new clients go to {} as {}",
                 spec.database, spec.target.address, spec.target.user
             );
-            self.reception.book().pools.retain(|_, pool| pool.id != spec.id);
+            self.cell.borrow_mut().pools[index].has_moved = true;
             return;
         }
         let mut state = self.cell.borrow_mut();
@@ -102,12 +106,25 @@ impl Front {
         }
         entry.failed = None;
         entry.spec = spec.clone();
-        let mut book = self.reception.book();
-        book.pools.values_mut().filter(|pool| pool.id == spec.id).for_each(|pool| *pool = spec.clone());
-        drop(book);
         let epoch = entry.epoch;
         self.set_minimums(&mut state);
         self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch });
+    }
+}
+
+fn has_moved(before: &PoolSpec, spec: &PoolSpec) -> bool {
+    spec.target.address != before.target.address || spec.target.user != before.target.user
+}
+
+fn replace_in(book: &mut Book, before: &PoolSpec, spec: &Arc<PoolSpec>) {
+    let name = (before.database.clone(), before.target.user.clone(), before.at_start.clone());
+    // One that has moved before has left its name to another.
+    if book.pools.get(&name).is_some_and(|pool| pool.id == spec.id) {
+        if has_moved(before, spec) {
+            book.pools.remove(&name);
+        } else {
+            book.pools.insert(name, spec.clone());
+        }
     }
 }
 

@@ -87,8 +87,9 @@ impl Front {
         Ok(match verifier {
             Some(verifier) => ScramServer::new(verifier, nonce),
             None => {
+                let mock_key = self.reception.book().mock_key.clone();
                 let iterations = self.config().settings.scram_iterations;
-                ScramServer::mock(&self.mock_key, user.as_bytes(), iterations, nonce)
+                ScramServer::mock(&mock_key, user.as_bytes(), iterations, nonce)
             }
         })
     }

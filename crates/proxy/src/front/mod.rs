@@ -38,13 +38,14 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
 
+pub(crate) use tls::ForClients;
 pub use tls::check_tls;
 
 use crate::listen;
 use crate::message::{ToFront, ToWorker};
 use crate::random;
 use crate::reactor::Reactor;
-use crate::reception::{PoolName, Reception};
+use crate::reception::Reception;
 use crate::spec::{Address, PoolSpec, Target};
 use crate::worker;
 
@@ -132,19 +133,19 @@ pub fn run(config: Config, source: Source) -> Result<(), StartError> {
     let local = LocalSet::new();
     let (to_front, mailbox) = mpsc::unbounded_channel();
     let config = Arc::new(config);
-    let reception = start_workers(&config, tls.clients.is_some(), &to_front)?;
+    let reception = start_workers(&config, tls.clients.clone(), &to_front)?;
     let front = Rc::new(Front::new(config, source, reception, tls));
     local.block_on(&runtime, async move { front.serve(mailbox).await })
 }
 
 fn start_workers(
     config: &Arc<Config>,
-    offers_tls: bool,
+    tls: Option<Arc<ForClients>>,
     to_front: &mpsc::UnboundedSender<ToFront>,
 ) -> Result<Arc<Reception>, StartError> {
     let (workers, mailboxes): (Vec<_>, Vec<_>) =
         (0..config.settings.workers).map(|_| mpsc::unbounded_channel()).unzip();
-    let reception = Arc::new(Reception::new(config.clone(), offers_tls, workers));
+    let reception = Arc::new(Reception::new(config.clone(), tls, workers));
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
         let (to_front, reception) = (to_front.clone(), reception.clone());
         let (told, opened) = std::sync::mpsc::channel();
@@ -170,8 +171,6 @@ struct Front {
     tls: RefCell<tls::Tls>,
     reception: Arc<Reception>,
     cell: RefCell<State>,
-    /// Salts of users that do not exist.
-    mock_key: [u8; 32],
     /// Room for hashing passwords, on another thread.
     hashing: tokio::sync::Semaphore,
     answers: RefCell<auth_query::Answers>,
@@ -227,6 +226,8 @@ struct PoolEntry {
     epoch: u64,
     /// The last login failed, and why: for those who come before it is tried again.
     failed: Option<Refusal>,
+    /// Its database is elsewhere now: it is for the clients that it has.
+    has_moved: bool,
 }
 
 #[derive(Default)]
@@ -258,7 +259,6 @@ impl Front {
             tls: RefCell::new(tls),
             reception,
             cell: RefCell::new(state),
-            mock_key: random(),
             hashing: tokio::sync::Semaphore::new(1),
             answers: RefCell::default(),
             cancels: Semaphore::new(CANCELS_MAX),
@@ -400,16 +400,17 @@ impl Front {
     fn pool_as(self: &Rc<Self>, database: &str, user: &str, at_start: &Settings) -> Result<Arc<PoolSpec>, Refusal> {
         let config = self.config();
         let key = (database.to_owned(), user.to_owned(), at_start.clone());
-        let book = self.reception.book();
-        if let Some(pool) = book.pools.get(&key) {
+        if let Some(pool) = self.reception.book().pools.get(&key) {
             return Ok(pool.clone());
         }
-        let alike = |(d, u, settings): &&PoolName| (d, u) == (&key.0, &key.1) && !settings.is_empty();
-        if !at_start.is_empty() && book.pools.keys().filter(alike).count() >= AT_START_POOLS_MAX {
+        let alike = |pool: &&PoolEntry| {
+            let PoolSpec { database, target, at_start, .. } = &*pool.spec;
+            !pool.has_moved && !at_start.is_empty() && (database, &target.user) == (&key.0, &key.1)
+        };
+        if !at_start.is_empty() && self.cell.borrow().pools.iter().filter(alike).count() >= AT_START_POOLS_MAX {
             let what = format!("another combination of {} (there are {AT_START_POOLS_MAX})", at_start.names());
             return Err(Refusal::Unsupported(what.into()));
         }
-        drop(book);
         let id = PoolId(self.cell.borrow().pools.len());
         if id.0 >= POOLS_MAX {
             return Err(Refusal::Unsupported(format!("a pool beyond the first {POOLS_MAX}").into()));
@@ -420,7 +421,7 @@ impl Front {
         let mut state = self.cell.borrow_mut();
         let id = state.broker.add_pool(cluster, spec.limits.clone());
         self.reception.book().pools.insert(key, spec.clone());
-        state.pools.push(PoolEntry { spec: spec.clone(), epoch: 0, failed: None });
+        state.pools.push(PoolEntry { spec: spec.clone(), epoch: 0, failed: None, has_moved: false });
         self.tell_all(|| ToWorker::Pool { spec: spec.clone(), epoch: 0 });
         state.set_minimum(id);
         if state.paused_all || state.paused.contains(database) {

@@ -46,7 +46,7 @@ pub fn check_tls(config: &Config) -> Result<(), Problem> {
 #[derive(Debug)]
 pub(super) struct Tls {
     /// None: clients are not offered it.
-    pub(super) clients: Option<ForClients>,
+    pub(super) clients: Option<Arc<ForClients>>,
     /// None: servers are not asked for it.
     servers: Option<Arc<ClientConfig>>,
     /// The files, as they were when they were read.
@@ -55,10 +55,10 @@ pub(super) struct Tls {
 
 /// What clients are offered.
 #[derive(Clone, Debug)]
-pub(super) struct ForClients {
-    pub(super) config: Arc<ServerConfig>,
+pub(crate) struct ForClients {
+    pub(crate) config: Arc<ServerConfig>,
     /// What they can bind the channel by; see [`pgsluice_auth::end_point`].
-    pub(super) end_point: Option<Vec<u8>>,
+    pub(crate) end_point: Option<Vec<u8>>,
 }
 
 /// When a file was written and how long it is; none if it cannot be seen.
@@ -89,7 +89,7 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let clients = match settings.client_tls_sslmode {
             SslMode::Disable => None,
-            _ => Some(for_clients(settings, asks(config), &provider)?),
+            _ => Some(Arc::new(for_clients(settings, asks(config), &provider)?)),
         };
         let servers = match settings.server_tls_sslmode {
             SslMode::Disable => None,
@@ -397,6 +397,7 @@ impl Front {
             match Tls::load(&self.config()) {
                 Ok(tls) => {
                     info!("certificates read again: their files have changed");
+                    self.reception.book().tls.clone_from(&tls.clients);
                     *self.tls.borrow_mut() = tls;
                 }
                 Err(error) => {

@@ -203,7 +203,7 @@ impl Worker {
         let now = Instant::now();
         match message {
             ToWorker::Listen(listener) => self.reactor.spawn(self.clone().receive(listener)),
-            ToWorker::Accepted(fresh) => self.take_in(fresh),
+            ToWorker::Accepted(fresh, login) => self.take_in(fresh, login),
             ToWorker::Client(parcel, client) => match parcel.unpack() {
                 Ok(stream) => self.accept(stream, *client),
                 Err(error) => {

@@ -124,9 +124,7 @@ impl Client {
             self.welcome(state)?;
         }
         let mut progress = false;
-        if !self.is_held() && self.outbox.flush(&self.stream).is_err() {
-            return Err(End::Vanished);
-        }
+        self.flush()?;
         if let Some(link) = &mut self.link {
             link.conn.flush();
         }
@@ -143,11 +141,21 @@ impl Client {
         }
         // The server may have been done before the client's last message was through, or the outbox empty.
         let asks = self.phase == Phase::Open && self.release_if_done(state);
-        // What was told now has not been written yet.
         let tells = self.session.is_listening() && self.tell_notifications();
+        // Answers of ours, to which no server adds anything.
+        self.flush()?;
         if asks || tells || progress && self.may_go_on() {
             // Behind others, and behind new events: what was read may have been 64 KB from each side.
             come_again();
+        }
+        Ok(())
+    }
+
+    /// Writes what waits for the client, unless that waits for something else.
+    #[inline]
+    fn flush(&mut self) -> Result<(), End> {
+        if !self.is_held() && self.outbox.flush(&self.stream).is_err() {
+            return Err(End::Vanished);
         }
         Ok(())
     }
@@ -162,7 +170,6 @@ impl Client {
         let server = |l: &Linked| l.conn.stream.is_readable() || !l.conn.outbox.is_empty();
         self.farewell
             || self.stream.is_readable()
-            || !(self.is_held() || self.outbox.is_empty())
             || self.block == Block::Room
             || self.link.as_ref().is_some_and(server)
     }
