@@ -14,7 +14,13 @@ pub(crate) async fn read_into(stream: &Stream, inbox: &mut Zeroizing<Vec<u8>>) -
     loop {
         make_room(inbox);
         match stream.try_append(inbox, READ_LEN) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                if inbox.is_empty() {
+                    // Many may wait like this.
+                    *inbox = Zeroizing::default();
+                }
+                stream.readable().await?;
+            }
             other => return other,
         }
     }

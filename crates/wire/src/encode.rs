@@ -57,12 +57,7 @@ fn sized(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn put_cstr(out: &mut Vec<u8>, text: &[u8]) {
-    // Nearly always there is none, which is seen faster than it is left out.
-    if text.contains(&0) {
-        out.extend(text.iter().copied().filter(|&b| b != 0));
-    } else {
-        out.extend_from_slice(text);
-    }
+    out.extend(text.iter().copied().filter(|&b| b != 0));
     out.push(0);
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use pgsluice_console::Counters as Stats;
 use pgsluice_pool::{Checkin, Demand, Pool, PoolId, ShedTo};
-use pgsluice_session::{Counters, Params, Plan, Refusal, Registry, Settings, StateCounts};
+use pgsluice_session::{Counters, Plan, Refusal, Registry, Settings, StateCounts};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
@@ -30,6 +30,7 @@ use crate::reception::Reception;
 use crate::spec::PoolSpec;
 use catalog::Knowledge;
 use client::Client;
+use client::Welcome;
 use conn::{Idle, Live};
 use hub::{Candidate, SharedHub};
 use slot::{Grant, Slot};
@@ -83,7 +84,7 @@ struct PoolState {
     counters: Counters,
     stats: Stats,
     /// What servers report under startup settings seen before; an application_name in a key stands for any.
-    welcomes: HashMap<Settings, Arc<Params>>,
+    welcomes: HashMap<Settings, Rc<Welcome>>,
     /// Clients that wait and servers to spare, as far as the front knows.
     reported: u32,
     reported_spare: u32,

@@ -17,6 +17,7 @@ use pgsluice_wire::{BackendWriter, Report, Severity, TxStatus};
 use tokio::sync::oneshot;
 
 use end::End;
+pub(super) use welcome::Welcome;
 
 use super::conn::{Idle, Linked};
 use super::recover::Left;

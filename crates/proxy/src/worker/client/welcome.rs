@@ -2,6 +2,7 @@
 
 use pgsluice_session::Params;
 use pgsluice_wire::{BackendWriter, TxStatus};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::end::End;
@@ -12,19 +13,39 @@ use crate::worker::{State, WELCOMES_MAX};
 /// Longest application_name, in bytes; PostgreSQL's `NAMEDATALEN` less one.
 const APPLICATION_NAME_MAX: usize = 63;
 
-/// Bytes that are told to nearly all, at most.
-const WELCOME_LEN: usize = 640;
+/// The parameter that differs from client to client.
+const APPLICATION_NAME: &str = "application_name";
+/// Bytes that are a client's own in what it is told at first, mostly: its key, its name.
+const OWN_LEN: usize = 128;
+
+/// What all clients with the same startup settings are told, but for their application_name.
+#[derive(Debug)]
+pub(in crate::worker) struct Welcome {
+    params: Arc<Params>,
+    /// As messages, without application_name.
+    told: Box<[u8]>,
+}
+
+impl Welcome {
+    fn new(params: Arc<Params>) -> Self {
+        let mut told = Vec::new();
+        for (name, value) in params.iter().filter(|(name, _)| *name != APPLICATION_NAME) {
+            BackendWriter(&mut told).parameter_status(name.as_bytes(), value.as_bytes());
+        }
+        Self { params, told: told.into() }
+    }
+}
 
 impl Client {
     /// Tells the client what PostgreSQL would have: from memory, or from a server that was brought to its settings.
     pub(super) fn welcome(&mut self, state: &mut State) -> Result<(), End> {
         let settings = self.session.settings().clone();
-        let name = settings.get("application_name").filter(|n| is_plain(n)).map(str::to_owned);
+        let name = settings.get(APPLICATION_NAME).filter(|n| is_plain(n)).map(str::to_owned);
         // One entry for all names, and none of them for a client that gave no name.
-        let key = if name.is_some() { settings.with("application_name", "") } else { (*settings).clone() };
-        if let Some(params) = state.pool(self.pool).welcomes.get(&key) {
-            let params = params.clone();
-            return self.open(state, params, name.as_deref());
+        let key = if name.is_some() { settings.with(APPLICATION_NAME, "") } else { (*settings).clone() };
+        if let Some(welcome) = state.pool(self.pool).welcomes.get(&key) {
+            let welcome = welcome.clone();
+            return self.open(state, &welcome, name.as_deref());
         }
         let Some(Linked { conn, server }) = &mut self.link else {
             return if self.checkout(state)? { self.welcome(state) } else { Ok(()) };
@@ -36,25 +57,27 @@ impl Client {
             self.block = Block::Server;
             return Ok(());
         }
-        let params = state.registry.intern_params(server.params());
+        let welcome = Rc::new(Welcome::new(state.registry.intern_params(server.params())));
         let welcomes = &mut state.pool(self.pool).welcomes;
         if welcomes.len() >= WELCOMES_MAX {
             welcomes.clear();
         }
-        welcomes.insert(key, params.clone());
-        self.open(state, params, name.as_deref())
+        welcomes.insert(key, welcome.clone());
+        self.open(state, &welcome, name.as_deref())
     }
 
-    fn open(&mut self, state: &mut State, mut params: Arc<Params>, name: Option<&str>) -> Result<(), End> {
-        let named = name.filter(|_| params.get("application_name").is_some());
-        if let Some(Ok(own)) = named.map(|name| params.with("application_name", name)) {
+    fn open(&mut self, state: &mut State, welcome: &Welcome, name: Option<&str>) -> Result<(), End> {
+        let mut params = welcome.params.clone();
+        let named = name.filter(|_| params.get(APPLICATION_NAME).is_some());
+        if let Some(Ok(own)) = named.map(|name| params.with(APPLICATION_NAME, name)) {
             params = state.registry.intern_params(&Arc::new(own));
         }
         let out = self.outbox.tail();
-        out.reserve(WELCOME_LEN);
-        for (param, value) in params.iter() {
-            BackendWriter(out).parameter_status(param.as_bytes(), value.as_bytes());
+        out.reserve(welcome.told.len() + OWN_LEN);
+        if let Some(name) = params.get(APPLICATION_NAME) {
+            BackendWriter(out).parameter_status(APPLICATION_NAME.as_bytes(), name.as_bytes());
         }
+        out.extend_from_slice(&welcome.told);
         BackendWriter(out).key_data(self.slot.pid, &self.slot.secret);
         BackendWriter(out).ready(TxStatus::Idle);
         self.session.welcome(params);
